@@ -1,0 +1,46 @@
+"""What one observer saw in a run, exactly as it was seen: the only thing an attack is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Observer = Literal["server", "peer", "release"]
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""Inputs ``(n, ...)`` to class probabilities ``(n, n_classes)``: a black box."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundView:
+    """What travelled in one round, as far as this observer saw it.
+
+    ``queries``: ``(m,)`` indices into the public set. ``answers``: ``(n_clients, m, n_classes)`` single
+    clients' answers as class probabilities, or None where they were sealed. ``total``: ``(m, n_classes)``
+    mean answer that was opened, or None where it wasn't seen. ``consensus``: ``(m, n_classes)`` the target
+    that was broadcast.
+    """
+
+    round: int
+    queries: NDArray[np.int64]
+    consensus: NDArray[np.float64]
+    total: NDArray[np.float64] | None = None
+    answers: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """All that one observer saw in one run.
+
+    ``public``: ``(n_public, ...)`` the public inputs. ``student``: black-box access to the released
+    model, for whoever has it. ``observer`` names who saw it; a peer also knows which client it is.
+    """
+
+    observer: Observer
+    public: NDArray[np.float32]
+    rounds: tuple[RoundView, ...]
+    student: Predict | None = None
+    client: int | None = None
