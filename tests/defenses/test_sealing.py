@@ -1,0 +1,237 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from securefd.defenses.identity import Identity
+from securefd.defenses.quantise import Block, dequantise_sum, quantise
+from securefd.defenses.sealing import (
+    FixedWidth,
+    HomomorphicSealing,
+    Kind,
+    MaskedSealing,
+    PlainSealing,
+    Sealing,
+    make_sealing,
+    value_bits,
+)
+from securefd.errors import MessageError, ProtocolError, SealingError
+
+SESSION = b"session-of-tests"
+KINDS: tuple[Kind, ...] = ("plain", "masked", "homomorphic")
+IDENTITIES = [Identity.generate() for _ in range(5)]
+
+
+def build(kind: Kind, n: int) -> Sealing:
+    """The same identities every time, so that only the sealing differs."""
+    if kind == "plain":
+        return PlainSealing()
+    if kind == "masked":
+        return MaskedSealing(IDENTITIES[:n])
+    return HomomorphicSealing(IDENTITIES[:n], server=Identity.generate(), holder=Identity.generate())
+
+
+def make_vectors(n: int, size: int, bits: int) -> list[NDArray[np.int64]]:
+    rng = np.random.default_rng([n, size, bits])
+    return [rng.integers(0, 1 << bits, size) for _ in range(n)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEverySealing:
+    @pytest.mark.parametrize("n", [2, 5])
+    @pytest.mark.parametrize("size", [1, 1000, 13_000])
+    def test_equals_the_plain_sum(self, kind: Kind, n: int, size: int) -> None:
+        sealing, bits = build(kind, n), value_bits(kind, n)
+        for number in range(2):
+            vectors = make_vectors(n, size + number, bits)
+            opened = sealing.run_round(SESSION, number, vectors, bits)
+            assert opened.total.dtype == np.int64
+            assert np.array_equal(opened.total, np.sum(vectors, axis=0))
+
+    def test_single_vectors_are_seen_in_the_plain_only(self, kind: Kind) -> None:
+        vectors = make_vectors(3, 10, 8)
+        opened = build(kind, 3).run_round(SESSION, 0, vectors, 8)
+        assert ("answers" in opened.seen) == (kind == "plain")
+        if kind == "plain":
+            assert opened.individual is not None
+            assert all(map(np.array_equal, opened.individual, vectors))
+        else:
+            assert opened.individual is None
+
+    def test_answers_come_back(self, kind: Kind) -> None:
+        block = Block(name="probabilities", shape=(6, 4), low=0.0, high=1.0)
+        n, bits = 3, value_bits(kind, 3)
+        answers = np.random.default_rng(0).dirichlet(np.ones(4), (n, 6))
+        vectors = [quantise([answer], [block], bits) for answer in answers]
+        opened = build(kind, n).run_round(SESSION, 0, vectors, bits)
+        (total,) = dequantise_sum(opened.total, [block], bits, n)
+        assert np.abs(total - answers.sum(axis=0)).max() <= n / (2**bits - 1) / 2 + 1e-12
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [np.array([256]), np.array([-1]), np.array([0.5]), np.array([1, 2]), np.zeros(0, np.int64)],
+        ids=repr,
+    )
+    def test_vectors_that_dont_fit(self, kind: Kind, wrong: NDArray[np.int64]) -> None:
+        sealing = build(kind, 3)
+        with pytest.raises(SealingError):
+            sealing.run_round(SESSION, 0, [np.array([1]), np.array([2]), wrong], 8)
+        assert sealing.run_round(SESSION, 0, [np.array([1])] * 3, 8).total.tolist() == [3]
+
+    def test_bytes_are_those_of_the_messages(self, kind: Kind) -> None:
+        """Masked words and plain values have a known size; the rest is a few hundred bytes of envelope."""
+        opened = build(kind, 3).run_round(SESSION, 0, make_vectors(3, 5000, 14), 14)
+        payload, most_down = {
+            "plain": (10_000, 0),
+            "masked": (20_000, 600),
+            "homomorphic": (80_000, 140_000),
+        }[kind]
+        assert len(opened.up) == len(opened.down) == 3
+        for up, down in zip(opened.up, opened.down, strict=True):
+            assert payload < up < payload + (10_000 if kind == "homomorphic" else 350)
+            assert (down == 0) == (most_down == 0)
+            assert down <= most_down
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 100), st.integers(1, 13), st.integers(0, 2**32 - 1))
+def test_all_sealings_give_the_same_sum(n: int, size: int, bits: int, seed: int) -> None:
+    vectors = list(np.random.default_rng(seed).integers(0, 1 << bits, (n, size)))
+    first, second, third = (build(kind, n).run_round(SESSION, 0, vectors, bits).total for kind in KINDS)
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, third)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+class TestEverySecretSealing:
+    def test_every_client_must_be_present(self, kind: Kind) -> None:
+        for n in (0, 2, 4):
+            with pytest.raises(
+                ProtocolError, match=f"every one of 3 clients must take part in a round, got {n}"
+            ):
+                build(kind, 3).run_round(SESSION, 0, [np.array([1])] * n, 8)
+
+    def test_one_client_cant_be_hidden(self, kind: Kind) -> None:
+        with pytest.raises(SealingError, match="clients"):
+            make_sealing(kind, 1)
+
+    def test_rounds_arent_repeated(self, kind: Kind) -> None:
+        sealing = build(kind, 2)
+        sealing.run_round(SESSION, 1, [np.array([1])] * 2, 8)
+        with pytest.raises(ProtocolError, match="can't follow round 1"):
+            sealing.run_round(SESSION, 1, [np.array([1])] * 2, 8)
+        assert sealing.run_round(SESSION, 2, [np.array([1])] * 2, 8).total.tolist() == [2]
+
+    def test_no_codec(self, kind: Kind) -> None:
+        with pytest.raises(SealingError, match="codec"):
+            make_sealing(kind, 3, FixedWidth(bits=8))
+
+
+def test_bits_too_many_for_a_field() -> None:
+    with pytest.raises(SealingError, match=r"1\.\.14"):
+        build("homomorphic", 3).run_round(SESSION, 0, [np.array([1])] * 3, 15)
+
+
+class TestValueBits:
+    @pytest.mark.parametrize(("n", "bits"), [(1, 20), (2, 20), (4096, 20), (4097, 19), (8193, 18)])
+    def test_plain_and_masked_agree(self, n: int, bits: int) -> None:
+        assert value_bits("plain", n) == value_bits("masked", n) == bits
+        assert n * (2**bits - 1) < 2**32
+
+    @pytest.mark.parametrize(("n", "bits"), [(2, 15), (5, 13), (1000, 6)])
+    def test_homomorphic(self, n: int, bits: int) -> None:
+        assert value_bits("homomorphic", n) == bits
+
+    def test_refused(self) -> None:
+        with pytest.raises(SealingError, match="n_clients"):
+            value_bits("plain", 0)
+        with pytest.raises(SealingError, match="sealing must be"):
+            value_bits("ckks", 3)  # type: ignore[arg-type]
+        with pytest.raises(SealingError, match="sealing must be"):
+            make_sealing("ckks", 3)  # type: ignore[arg-type]
+
+
+def test_make_sealing() -> None:
+    for kind, expected in zip(KINDS, (PlainSealing, MaskedSealing, HomomorphicSealing), strict=True):
+        sealing = make_sealing(kind, 3)
+        assert type(sealing) is expected
+        assert sealing.run_round(SESSION, 0, [np.array([7])] * 3, 8).total.tolist() == [21]
+
+
+class TestFixedWidth:
+    @pytest.mark.parametrize(("bits", "width"), [(1, 1), (8, 1), (9, 2), (16, 2), (17, 4), (32, 4)])
+    def test_width(self, bits: int, width: int) -> None:
+        vector = np.array([0, 1, 2**bits - 1])
+        data = FixedWidth(bits=bits).encode(vector, None)
+        assert data == b"".join(int(value).to_bytes(width, "little") for value in vector)
+        assert np.array_equal(FixedWidth(bits=bits).decode(data, None, 3), vector)
+        for wrong in (data[:-1], data + b"\x00", b""):
+            with pytest.raises(MessageError, match="bytes"):
+                FixedWidth(bits=bits).decode(wrong, None, 3)
+
+    def test_wrong_bits(self) -> None:
+        with pytest.raises(SealingError):
+            FixedWidth(bits=33)
+
+
+@dataclass
+class Difference:
+    """A delta codec that records what it was given."""
+
+    given: list[tuple[str, list[int] | None]] = field(default_factory=list)
+
+    def encode(self, vector: NDArray[np.int64], previous: NDArray[np.int64] | None) -> bytes:
+        self.given.append(("encode", None if previous is None else previous.tolist()))
+        return (vector - (0 if previous is None else previous)).tobytes()
+
+    def decode(self, data: bytes, previous: NDArray[np.int64] | None, size: int) -> NDArray[np.int64]:
+        self.given.append(("decode", None if previous is None else previous.tolist()))
+        return np.frombuffer(data, np.int64) + (0 if previous is None else previous)
+
+
+class TestPlain:
+    def test_a_delta_codec_gets_the_round_before(self) -> None:
+        codec = Difference()
+        sealing = PlainSealing(codec)
+        rounds = [make_vectors(2, 3, bits) for bits in (4, 5, 6)]
+        for number, vectors in enumerate(rounds):
+            opened = sealing.run_round(SESSION, number, vectors, 8)
+            assert np.array_equal(opened.total, np.sum(vectors, axis=0))
+        before = [[None, None], *([vector.tolist() for vector in vectors] for vectors in rounds[:2])]
+        expected = [(step, old) for olds in before for step in ("encode", "decode") for old in olds]
+        assert codec.given == expected
+
+    def test_resumed(self) -> None:
+        first, resumed = PlainSealing(Difference()), PlainSealing(Difference())
+        vectors = make_vectors(2, 3, 4)
+        first.run_round(SESSION, 0, vectors, 8)
+        resumed = PlainSealing(Difference(), previous=first.previous)
+        again = [sealing.run_round(SESSION, 1, vectors[::-1], 8) for sealing in (first, resumed)]
+        assert np.array_equal(again[0].total, again[1].total)
+        assert again[0].up == again[1].up
+
+    def test_a_codec_that_breaks_values(self) -> None:
+        class Broken(Difference):
+            def decode(self, data: bytes, previous: NDArray[np.int64] | None, size: int) -> NDArray[np.int64]:
+                return super().decode(data, previous, size) + 256
+
+        with pytest.raises(SealingError, match="in \\[0, 2"):
+            PlainSealing(Broken()).run_round(SESSION, 0, make_vectors(2, 3, 4), 8)
+
+    def test_a_client_that_comes_later(self) -> None:
+        sealing = PlainSealing()
+        sealing.run_round(SESSION, 0, make_vectors(2, 3, 4), 8)
+        with pytest.raises(ProtocolError, match="2 clients took part before, now 3"):
+            sealing.run_round(SESSION, 1, make_vectors(3, 3, 4), 8)
+
+    def test_no_client(self) -> None:
+        with pytest.raises(ProtocolError, match="at least one"):
+            PlainSealing().run_round(SESSION, 0, [], 8)
+
+    @pytest.mark.parametrize(("session", "number"), [(b"short", 0), (SESSION, -1), (SESSION, 2**32)])
+    def test_impossible_rounds(self, session: bytes, number: int) -> None:
+        with pytest.raises(MessageError):
+            PlainSealing().run_round(session, number, make_vectors(2, 3, 4), 8)
