@@ -1,0 +1,217 @@
+"""What a composition of mechanisms costs, and how much noise a target needs.
+
+Everything is a privacy loss distribution (PLD) of ``dp-accounting``, rounded pessimistically: a figure
+may be slightly too large, never too small. PLDs compose fixed schedules: all mechanisms of a
+composition are assumed to be decided before the first one runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import dp_accounting as dp
+from dp_accounting.dp_event import DiscreteLaplaceDpEvent
+from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.rdp import RdpAccountant
+from scipy.optimize import brentq
+
+from securefd.defenses.claims import RELATIONS, Relation
+from securefd.errors import PrivacyError
+
+FINE = 5_000
+"""Cells of the loss grid for each unit of the composition's rough epsilon: final figures."""
+COARSE = 1_000
+"""The same while searching for noise; a coarser grid overstates epsilon."""
+HOPELESS = 1e4
+"""A rough epsilon beyond this is reported as infinite, which is true as a bound and as advice."""
+
+_NEIGHBOURS = {
+    "add-or-remove": dp.NeighboringRelation.ADD_OR_REMOVE_ONE,
+    "replace-one": dp.NeighboringRelation.REPLACE_ONE,
+}
+# Whole orders only: dp-accounting's series for fractional ones may not converge, and warns.
+_ORDERS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
+
+
+def compose(events: Iterable[dp.DpEvent]) -> dp.DpEvent:
+    """Return the event that all of ``events`` happened to one data set."""
+    return dp.ComposedDpEvent(list(events))
+
+
+def epsilon(event: dp.DpEvent, delta: float, relation: Relation) -> float:
+    """Return an upper bound on epsilon of ``event`` at ``delta``; infinite beyond about 10^4.
+
+    A mechanism's noise is stated against what one record contributes (its norm), so replacing a record
+    moves a sum twice as far as adding or removing one; each ``relation`` is computed as such. The order
+    of events does not change the figure. Raises PrivacyError for a bad delta, relation or mechanism.
+    """
+    _check_delta(delta)
+    _check_relation(relation)
+    return _epsilon(_parts(event), delta, relation, FINE)
+
+
+def calibrate(
+    make_event: Callable[[float], dp.DpEvent], epsilon: float, delta: float, relation: Relation
+) -> float:
+    """Return the least noise (to about 0.5%) whose event costs at most ``epsilon`` at ``delta``.
+
+    ``make_event`` turns a positive noise into an event, and more noise must cost less. The result never
+    exceeds the target by this module's ``epsilon``. Raises PrivacyError where no noise up to 10^6 is enough.
+    """
+    if not 0 < epsilon < math.inf:
+        raise PrivacyError(f"epsilon must be > 0 and finite, got {epsilon}")
+    _check_delta(delta)
+    _check_relation(relation)
+
+    def excess(log_noise: float, cells: int) -> float:
+        spent = _epsilon(_parts(make_event(math.exp(log_noise))), delta, relation, cells)
+        return math.log(max(spent, 1e-12) / epsilon)
+
+    low, high = _bracket(lambda log_noise: excess(log_noise, COARSE), epsilon)
+    log_noise = float(brentq(excess, low, high, args=(COARSE,), xtol=2e-4, rtol=1e-6))
+    slack = excess(log_noise, FINE)
+    # Long schedules of tiny losses need the fine grid in the search too.
+    if slack < -5e-3:
+        low = log_noise - 0.05
+        while excess(low, FINE) <= 0:
+            low -= 0.05
+        log_noise = float(brentq(excess, low, log_noise, args=(FINE,), xtol=2e-4, rtol=1e-6))
+        slack = excess(log_noise, FINE)
+    while slack > 0:
+        log_noise += 5e-4
+        slack = excess(log_noise, FINE)
+    return math.exp(log_noise)
+
+
+def check_delta(delta: float, units: int) -> None:
+    """Refuse a delta that allows publishing one of ``units`` units in the clear (delta >= 1/units)."""
+    _check_delta(delta)
+    if not delta * units < 1:
+        raise PrivacyError(
+            f"delta must be below 1/{units} for {units} units, or it allows publishing one of them; "
+            f"got {delta}: lower it"
+        )
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta must be > 0 and < 1, got {delta}")
+
+
+def _check_relation(relation: str) -> None:
+    if relation not in RELATIONS:
+        raise PrivacyError(f"relation must be one of {', '.join(RELATIONS)}, got {relation!r}")
+
+
+def _bracket(excess: Callable[[float], float], target: float) -> tuple[float, float]:
+    """Return logs of a noise that costs too much and of one that doesn't, a factor 2 apart."""
+    step = math.log(2)
+    edge, top, bottom = 0.0, math.log(1e6), math.log(1e-3)
+    if excess(edge) > 0:
+        while excess(edge + step) > 0:
+            edge += step
+            if edge > top:
+                raise PrivacyError(f"epsilon = {target} can't be met with any noise up to 10^6; raise it")
+        return edge, edge + step
+    while excess(edge - step) <= 0:
+        edge -= step
+        if edge < bottom:
+            raise PrivacyError(f"epsilon = {target} is met without noise worth the name; lower it")
+    return edge - step, edge
+
+
+Parts = tuple[tuple[dp.DpEvent, int], ...]
+
+
+def _parts(event: dp.DpEvent) -> Parts:
+    """Return the mechanisms and how often each ran, merged and sorted: equal multisets, equal figures."""
+    counts: dict[dp.DpEvent, int] = {}
+
+    def walk(node: Any, times: int) -> None:
+        if isinstance(node, dp.SelfComposedDpEvent):
+            if not (isinstance(node.count, int) and node.count >= 0):
+                raise PrivacyError(f"count of a repeated event must be a whole number >= 0, got {node.count}")
+            walk(node.event, times * node.count)
+        elif isinstance(node, dp.ComposedDpEvent):
+            for child in node.events:
+                walk(child, times)
+        elif not isinstance(node, dp.NoOpDpEvent) and times:
+            leaf = _simplified(node)
+            counts[leaf] = counts.get(leaf, 0) + times
+
+    walk(event, 1)
+    return tuple(sorted(counts.items(), key=lambda part: repr(part[0])))
+
+
+def _simplified(leaf: Any) -> dp.DpEvent:
+    """Return the mechanism, checked; sampling everybody is no sampling."""
+    if isinstance(leaf, dp.PoissonSampledDpEvent) and isinstance(leaf.event, dp.GaussianDpEvent):
+        _check_noise(leaf.event.noise_multiplier)
+        if not 0 < leaf.sampling_probability <= 1:
+            raise PrivacyError(f"sampling_rate must be > 0 and <= 1, got {leaf.sampling_probability}")
+        return leaf.event if leaf.sampling_probability == 1 else leaf
+    if isinstance(leaf, dp.GaussianDpEvent):
+        _check_noise(leaf.noise_multiplier)
+        return leaf
+    if isinstance(leaf, DiscreteLaplaceDpEvent):
+        if not (0 < leaf.noise_parameter < math.inf and leaf.sensitivity >= 1):
+            raise PrivacyError(f"discrete Laplace needs parameter > 0 and sensitivity >= 1, got {leaf}")
+        return leaf
+    raise PrivacyError(f"{leaf} can't be accounted here; use Gaussian or discrete Laplace mechanisms")
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    if not 0 < noise_multiplier < math.inf:
+        raise PrivacyError(f"noise_multiplier must be > 0 and finite, got {noise_multiplier}")
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(parts: Parts, delta: float, relation: Relation, cells: int) -> float:
+    if not parts:
+        return 0.0
+    scale = _scale(parts, delta)
+    if scale > HOPELESS:
+        return math.inf
+    interval = scale / cells
+    losses = [_loss(leaf, count, relation, interval) for leaf, count in parts]
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total.compose(loss)
+    return float(total.get_epsilon_for_delta(delta))
+
+
+def _scale(parts: Sequence[tuple[dp.DpEvent, int]], delta: float) -> float:
+    """Return a rough epsilon, which sizes the loss grid: only precision and time hang on it."""
+    rdp = RdpAccountant(_ORDERS)
+    pure = 0.0
+    for leaf, count in parts:
+        if isinstance(leaf, DiscreteLaplaceDpEvent):
+            pure += leaf.noise_parameter * leaf.sensitivity * count
+        else:
+            rdp.compose(leaf, count)
+    return max(pure + float(rdp.get_epsilon(delta)), 1e-2)
+
+
+def _loss(leaf: Any, count: int, relation: Relation, interval: float) -> Any:
+    """Return the privacy loss distribution of ``count`` runs of one mechanism."""
+    if isinstance(leaf, DiscreteLaplaceDpEvent):
+        moved = leaf.sensitivity * (2 if relation == "replace-one" else 1)
+        return pld.from_discrete_laplace_mechanism(
+            leaf.noise_parameter, moved, value_discretization_interval=interval
+        ).self_compose(count)
+    if isinstance(leaf, dp.GaussianDpEvent):
+        # Gaussians compose exactly into one of sqrt(count) times the sensitivity.
+        return pld.from_gaussian_mechanism(
+            leaf.noise_multiplier / math.sqrt(count),
+            value_discretization_interval=interval,
+            neighboring_relation=_NEIGHBOURS[relation],
+        )
+    return pld.from_gaussian_mechanism(
+        leaf.event.noise_multiplier,
+        value_discretization_interval=interval,
+        sampling_prob=leaf.sampling_probability,
+        neighboring_relation=_NEIGHBOURS[relation],
+    ).self_compose(count)

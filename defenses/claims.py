@@ -1,0 +1,232 @@
+"""What is promised, to whom, about which unit: a proven bound, an assumption, or nothing.
+
+A number without its unit, neighbouring relation, delta and observer is not a promise, so none of
+these types prints one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from securefd.errors import PrivacyError
+
+Unit = Literal["record", "client"]
+Relation = Literal["add-or-remove", "replace-one"]
+Observer = Literal["server", "peer", "release", "keyholder", "coalition"]
+Subject = Literal["records", "answers"]
+Kind = Literal["proven", "cryptographic", "none"]
+SealingKind = Literal["plain", "masked", "homomorphic"]
+
+UNITS: tuple[Unit, ...] = ("record", "client")
+RELATIONS: tuple[Relation, ...] = ("add-or-remove", "replace-one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarantee:
+    """(epsilon, delta)-differential privacy for one ``unit`` under one neighbouring ``relation``."""
+
+    epsilon: float
+    delta: float
+    unit: Unit
+    relation: Relation
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < math.inf:
+            raise PrivacyError(f"epsilon must be at least 0 and finite, got {self.epsilon}")
+        if not 0 <= self.delta < 1:
+            raise PrivacyError(f"delta must be at least 0 and below 1, got {self.delta}")
+        if self.unit not in UNITS:
+            raise PrivacyError(f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
+        if self.relation not in RELATIONS:
+            raise PrivacyError(f"relation must be one of {', '.join(RELATIONS)}, got {self.relation!r}")
+
+    def __str__(self) -> str:
+        up = math.ceil(self.epsilon * 1000) / 1000  # a rounded bound must stay a bound
+        return f"(epsilon = {up:g}, delta = {self.delta:.2g}) for one {self.unit}, {self.relation}"
+
+    def group(self, size: int) -> Guarantee:
+        """Return what the same mechanism gives to ``size`` units together, such as one person's records.
+
+        (k * epsilon, delta * (e^(k epsilon) - 1) / (e^epsilon - 1)): k neighbouring steps one after the
+        other (Vadhan, The Complexity of Differential Privacy, Lemma 2.2). Refused where delta reaches 1.
+        """
+        if not (isinstance(size, int) and size >= 1):
+            raise PrivacyError(f"size of a group must be a whole number of at least 1, got {size}")
+        # sum of e^(i epsilon), i < k: the geometric series, which at epsilon = 0 is k
+        exponent = self.epsilon * size
+        if self.epsilon == 0:
+            factor = float(size)
+        elif exponent < 700:
+            factor = math.expm1(exponent) / math.expm1(self.epsilon)
+        else:
+            factor = math.inf
+        delta = self.delta * factor if self.delta > 0 else 0.0
+        if not delta < 1:
+            raise PrivacyError(
+                f"size of a group is {size}: its delta reaches 1, so nothing is promised to it"
+            )
+        return Guarantee(epsilon=exponent, delta=delta, unit=self.unit, relation=self.relation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is promised to one observer.
+
+    ``subject``: ``records`` is private training data, ``answers`` is what single clients sent.
+    ``guarantee``: a proven bound. ``assumption``: what must hold besides mathematics. Neither: no
+    promise is made. ``reason``: one or more plain sentences.
+    """
+
+    observer: Observer
+    subject: Subject
+    guarantee: Guarantee | None = None
+    assumption: str | None = None
+    reason: str
+
+    @property
+    def kind(self) -> Kind:
+        """``proven`` where there is a guarantee, else ``cryptographic`` where there is an assumption."""
+        if self.guarantee is not None:
+            return "proven"
+        return "none" if self.assumption is None else "cryptographic"
+
+    def __str__(self) -> str:
+        promise = self.kind if self.guarantee is None else f"proven {self.guarantee}"
+        under = "" if self.assumption is None else f", if {self.assumption}"
+        return f"{self.observer}, {self.subject}: {promise}{under}. {self.reason}"
+
+
+MASKED_ASSUMPTION = (
+    "X25519, HKDF and AES-CTR are secure, every client has pinned the identities of the others, and the "
+    "server follows the protocol"
+)
+HOMOMORPHIC_ASSUMPTION = (
+    "the BFV encryption is secure, the server follows the protocol, and server and key holder do not collude"
+)
+KEYHOLDER_ASSUMPTION = "the key holder is given only the encrypted sum, and does not collude with the server"
+
+_DPSGD = (
+    "Each client's model is trained by DP-SGD, and answers, their sum and the student are computed from it "
+    "without another look at the records. Not covered: record counts and with them the sampling rate, "
+    "metrics on private data, and hyper-parameters, which are assumed to be chosen without the private data. "
+    "Opacus adds floating-point noise from a generator that is not cryptographic, so epsilon is that of the "
+    "ideal Gaussian. A person with records at several clients adds up the clients' costs"
+)
+_NO_NOISE = "No noise was added, and secrecy is not privacy"
+_SEEDED = "The noise came from a known seed, as in tests, so it protects nothing"
+
+
+def claims(
+    *,
+    sealing: SealingKind,
+    n_clients: int,
+    colluders: int = 0,
+    guarantee: Guarantee | None = None,
+    histogram: bool = False,
+    seeded: bool = False,
+) -> tuple[Claim, ...]:
+    """Return every promise of a run, observer by observer: about records first, then about answers.
+
+    ``guarantee``: of DP-SGD at each client, the largest over the clients; None without noise.
+    ``colluders``: how many clients side with the server; a coalition is listed when it is above 0.
+    ``histogram``: the method's answers carry class counts. ``seeded``: the noise is reproducible.
+    Raises PrivacyError for an unknown sealing or an impossible number of colluders.
+    """
+    if sealing not in ("plain", "masked", "homomorphic"):
+        raise PrivacyError(f"sealing must be plain, masked or homomorphic, got {sealing!r}")
+    if not n_clients >= 1:
+        raise PrivacyError(f"n_clients must be at least 1, got {n_clients}")
+    if not 0 <= colluders < n_clients:
+        raise PrivacyError(
+            f"colluders must be at least 0 and below the number of clients, {n_clients}, got {colluders}"
+        )
+    observers: list[Observer] = ["server", "peer", "release"]
+    if sealing == "homomorphic":
+        observers.append("keyholder")
+    if colluders > 0:
+        observers.append("coalition")
+    records = [_about_records(o, sealing, n_clients, guarantee, seeded) for o in observers]
+    noised = guarantee is not None and not seeded
+    return (*records, *_about_answers(sealing, n_clients, colluders, histogram, noised))
+
+
+def claim_about_records(all_claims: tuple[Claim, ...], observer: Observer) -> Claim:
+    """Return the one promise to ``observer`` about records: what an audit of membership is held against."""
+    for claim in all_claims:
+        if claim.observer == observer and claim.subject == "records":
+            return claim
+    raise PrivacyError(f"observer {observer!r} has no claim in this run; audit one that has")
+
+
+def _about_records(
+    observer: Observer, sealing: SealingKind, n_clients: int, guarantee: Guarantee | None, seeded: bool
+) -> Claim:
+    if guarantee is not None and not seeded:
+        return Claim(observer=observer, subject="records", guarantee=guarantee, reason=f"{_DPSGD}.")
+    seen = {
+        "server": {
+            "plain": "every client's answers reach the server, and answers tell members from non-members",
+            "masked": "the server opens the sum of all answers, and the sum still leaks",
+            "homomorphic": "the server receives the opened sum of all answers, and the sum still leaks",
+        }[sealing],
+        "peer": "every client sees each consensus, which still leaks what the others' models learnt",
+        "release": "whoever may query the student can test whether a record shaped it",
+        "keyholder": "the key holder opens the sum of all answers, and the sum still leaks",
+        "coalition": _coalition_sees(n_clients),
+    }[observer]
+    cause = _SEEDED if seeded else _NO_NOISE
+    return Claim(observer=observer, subject="records", reason=f"{cause}: {seen}.")
+
+
+def _coalition_sees(n_clients: int) -> str:
+    if n_clients == 1:
+        return "there is no other client"
+    return "colluders subtract their own answers from the sum, and what is left leaks more"
+
+
+def _about_answers(
+    sealing: SealingKind, n_clients: int, colluders: int, histogram: bool, noised: bool
+) -> list[Claim]:
+    """Return who can see single clients' answers. A sum over one client is that client's answers."""
+    if sealing == "plain":
+        counts = ""
+        if histogram:
+            counts = f", and with them its {'noised ' if noised else ''}class counts"
+        reason = f"The server sees every client's answers{counts}."
+        claims_ = [Claim(observer="server", subject="answers", reason=reason)]
+        if colluders > 0:
+            claims_.append(Claim(observer="coalition", subject="answers", reason=reason))
+        return claims_
+    if n_clients < 2:
+        alone = "There is one client, so the sum is its answers."
+        return [Claim(observer="server", subject="answers", reason=alone)]
+    hidden = MASKED_ASSUMPTION if sealing == "masked" else HOMOMORPHIC_ASSUMPTION
+    every = (
+        "The server sees only the sum. Every client must attend, and whoever colludes with all clients but "
+        "one has the last one's answers."
+    )
+    found = [Claim(observer="server", subject="answers", assumption=hidden, reason=every)]
+    if sealing == "homomorphic":
+        found.append(
+            Claim(
+                observer="keyholder",
+                subject="answers",
+                assumption=KEYHOLDER_ASSUMPTION,
+                reason="The key holder opens the sum and nothing else.",
+            )
+        )
+    if colluders > 0:
+        found.append(_coalition_about_answers(n_clients, colluders, hidden))
+    return found
+
+
+def _coalition_about_answers(n_clients: int, colluders: int, hidden: str) -> Claim:
+    honest = n_clients - colluders
+    who = f"The server and {colluders} of {n_clients} clients"
+    if honest == 1:
+        reason = f"{who} subtract their own answers from the sum and have the last client's."
+        return Claim(observer="coalition", subject="answers", reason=reason)
+    reason = f"{who} see the sum of the other {honest} clients' answers and no single one."
+    return Claim(observer="coalition", subject="answers", assumption=hidden, reason=reason)
