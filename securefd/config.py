@@ -1,0 +1,291 @@
+"""The configuration of a federation: one frozen tree, validated before anything runs.
+
+Two kinds of settings are kept apart: everything that can change a reported figure (all tables but
+one), and ``[performance]``, which changes nothing but times. A `Config` is complete: a default that
+depends on other keys is filled in when it is validated, so that two spellings of one federation are equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from securefd import rules
+from securefd.errors import ConfigError
+from securefd.refusals import explain
+
+LARGEST_FILE = 1_000_000
+"""Bytes of a configuration; anything larger is another file given by mistake."""
+
+
+class Table(BaseModel):
+    """A TOML table: frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class IidPartition(Table):
+    """Every client draws from the same distribution."""
+
+    kind: Literal["iid"] = "iid"
+
+
+class DirichletPartition(Table):
+    """For each class, clients' shares of its records are Dirichlet(alpha): smaller is more skewed."""
+
+    kind: Literal["dirichlet"]
+    alpha: float = Field(gt=0)
+
+
+class ShardsPartition(Table):
+    """Each client holds records of this many classes."""
+
+    kind: Literal["shards"]
+    classes: int = Field(ge=1)
+
+
+class QuantityPartition(Table):
+    """Clients' shares of all records are Dirichlet(alpha): sizes differ, labels don't."""
+
+    kind: Literal["quantity"]
+    alpha: float = Field(gt=0)
+
+
+class OwnerPartition(Table):
+    """Each value of the owner column is one client."""
+
+    kind: Literal["owner"]
+
+
+Partition = Annotated[
+    IidPartition | DirichletPartition | ShardsPartition | QuantityPartition | OwnerPartition,
+    Field(discriminator="kind"),
+]
+
+
+class DataConfig(Table):
+    """Where records come from and how they are split."""
+
+    source: str = Field(description=f"{', '.join(rules.SOURCES)}, or package.module:function")
+    path: str = Field(default="", description="file or folder, for the file kinds")
+    public: int | str = Field(
+        default=500, description="public inputs: a count split off with labels dropped, or a path"
+    )
+    test: int | str = Field(
+        default=300,
+        description="test records: a count, or a path; empty, the default of idx: its own test files",
+    )
+    partition: Partition = Field(default=IidPartition(), description="how records are shared out to clients")
+    label: str = Field(default="", description="column of labels, for csv and parquet")
+    owner: str = Field(default="", description="column of owners, for csv and parquet with partition owner")
+    bounds: dict[str, Annotated[tuple[float, float], Field(strict=False)]] = Field(
+        default_factory=dict,
+        description="[low, high] of numeric columns, for scaling; else from public data",
+    )
+
+    @model_validator(mode="after")
+    def _own_test_files(self) -> DataConfig:
+        if self.source == "idx" and "test" not in self.model_fields_set:
+            _fill(self, test="")
+        return self
+
+
+class ClientGroup(Table):
+    """``count`` clients with the same kind of model."""
+
+    count: int = Field(default=1, ge=1, description="number of clients")
+    model: str = Field(description=f"{', '.join(rules.MODELS)}, or package.module:factory")
+
+
+class MethodConfig(Table):
+    """The method of distillation and its options; an option that the method doesn't use is refused."""
+
+    name: str = Field(description="a row of the table of methods")
+    rounds: int = Field(default=5, ge=1, description="rounds of answering and digesting")
+    queries: int = Field(default=500, ge=1, description="public inputs a round; at most the public set")
+    local_steps: int = Field(default=100, ge=0, description="gradient steps on private records a round")
+    digest_steps: int = Field(default=100, ge=0, description="gradient steps on the consensus a round")
+    batch_size: int = Field(default=64, ge=1, description="records a gradient step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam")
+    temperature: float | None = Field(default=None, ge=1e-3, description="of sharpening or distillation")
+    power: float | None = Field(default=None, gt=0, description="exponent of dsfl-power")
+    cache_rounds: int | None = Field(default=None, ge=0, description="rounds that a soft label stays cached")
+    bits: int | None = Field(default=None, ge=1, le=8, description="of a quantised probability in cfd")
+    logit_bound: float | None = Field(default=None, gt=0, description="centred logits are clipped to it")
+    distance_weight: float | None = Field(default=None, gt=0, description="of the class means in fd")
+    count_bound: int | None = Field(default=None, ge=1, description="public cap on records of a class")
+
+
+class SealingConfig(Table):
+    """Who can see single answers, and under which assumptions."""
+
+    kind: Literal["plain", "masked", "homomorphic"] = Field(
+        default="plain", description="plain: the server sees every client's answers; otherwise only their sum"
+    )
+    threshold: int | None = Field(
+        default=None, ge=2, description="masked: clients without whom no sum opens; all, unless given"
+    )
+    colluders: int = Field(default=0, ge=0, description="clients that may work with the server")
+    honest_minimum: int = Field(default=2, ge=2, description="honest clients that every opened sum covers")
+
+
+class PrivacyConfig(Table):
+    """The guarantee that is promised, and the route that earns it."""
+
+    unit: Literal["record", "client"] = Field(description="what is protected")
+    route: Literal["none", "dpsgd"] = Field(description="what earns it")
+    relation: Literal["add-or-remove", "replace-one"] = Field(
+        description="which data sets are neighbours; there is no default"
+    )
+    epsilon: float | None = Field(default=None, gt=0, description="the promise over all rounds")
+    noise: float | None = Field(default=None, gt=0, description="noise multiplier, instead of epsilon")
+    delta: float = Field(gt=0, lt=1, description="below 1 / records of a client")
+    clip: float = Field(default=1.0, gt=0, description="L2 norm of one record's gradient")
+    learning_rate: float = Field(default=1.0, gt=0, description="of DP-SGD's steps")
+    ledger: str = Field(default="", description="folder where spending adds up across runs on the same data")
+
+
+class StudentConfig(Table):
+    """The model that is distilled and released."""
+
+    model: str = Field(default="mlp", description=f"{', '.join(rules.NETWORKS)}, or package.module:factory")
+    steps: int = Field(default=500, ge=1, description="gradient steps of its distillation")
+
+
+class AuditConfig(Table):
+    """Who is assumed to attack, and with how many shadow federations."""
+
+    observers: tuple[Literal["server", "peer", "release"], ...] = Field(
+        default=("server", "peer", "release"), min_length=1, strict=False, description="who attacks"
+    )
+    shadows: int = Field(default=32, ge=4, description="federations that are re-run to calibrate attacks")
+
+
+class PerformanceConfig(Table):
+    """Changes nothing that is reported except times."""
+
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:N or mps")
+    workers: int = Field(default=2, ge=1, description="processes or threads")
+
+
+class Config(Table):
+    """A federation, whole. Raises ConfigError for a combination of settings that can't be."""
+
+    name: str = Field(min_length=1, max_length=100, description="what the report calls this federation")
+    seed: int = Field(
+        ge=0, lt=2**63, description="of splits, initial weights and order; never of noise or keys"
+    )
+    data: DataConfig
+    clients: tuple[ClientGroup, ...] = Field(min_length=1, strict=False)
+    method: MethodConfig
+    sealing: SealingConfig = SealingConfig()
+    privacy: PrivacyConfig | None = None
+    student: StudentConfig = StudentConfig()
+    audit: AuditConfig = AuditConfig()
+    performance: PerformanceConfig = PerformanceConfig()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Config:
+        method, public = self.method, self.data.public
+        if (
+            "queries" not in method.model_fields_set
+            and isinstance(public, int)
+            and 0 < public < method.queries
+        ):
+            _fill(self, method=method.model_copy(update={"queries": public}))
+        if self.sealing.kind == "masked" and self.sealing.threshold is None:
+            everyone = max(2, rules.n_clients(self))
+            _fill(self, sealing=self.sealing.model_copy(update={"threshold": everyone}))
+        rules.check(self)
+        _fill(self, method=self.method.model_copy(update=rules.method_options(self.method)))
+        return self
+
+
+TABLES: Mapping[tuple[str, ...], type[Table]] = {
+    (): Config,
+    ("data",): DataConfig,
+    ("data", "partition", "iid"): IidPartition,
+    ("data", "partition", "dirichlet"): DirichletPartition,
+    ("data", "partition", "shards"): ShardsPartition,
+    ("data", "partition", "quantity"): QuantityPartition,
+    ("data", "partition", "owner"): OwnerPartition,
+    ("clients",): ClientGroup,
+    ("method",): MethodConfig,
+    ("sealing",): SealingConfig,
+    ("privacy",): PrivacyConfig,
+    ("student",): StudentConfig,
+    ("audit",): AuditConfig,
+    ("performance",): PerformanceConfig,
+}
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a TOML file. Raises ConfigError, one sentence, for whatever can't be run."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} doesn't exist; `securefd init DIR` writes a federation.toml") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} can't be read ({reason}); give a TOML file") from None
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes; give a TOML file") from None
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path} isn't UTF-8 text in line {line}; save it as UTF-8") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, source: str = "configuration") -> Config:
+    """Read TOML text; ``source`` is what errors call it. Raises ConfigError."""
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{source} isn't a configuration: it is nested too deeply; flatten it") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} isn't valid TOML: {error}; correct it there") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise ConfigError(f"{source} isn't a configuration: it has a number of thousands of digits") from None
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error, TABLES)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain tables with every default filled in; what isn't used is left out."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def to_toml(config: Config) -> str:
+    """Return TOML text from which `parse_config` makes an equal configuration."""
+    tables = resolved(config)
+    groups = tables.pop("clients")
+    top = {key: tables.pop(key) for key in ("name", "seed")}
+    clients = ["[[clients]]\n" + tomli_w.dumps(group) for group in groups]
+    return "\n".join([tomli_w.dumps(top), *clients, tomli_w.dumps(tables)])
+
+
+def config_hash(config: Config) -> str:
+    """Return the SHA-256, in hex, of everything that can change a reported figure: not ``[performance]``."""
+    tables = resolved(config)
+    del tables["performance"]
+    return hashlib.sha256(json.dumps(tables, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _fill(table: Table, **values: object) -> None:
+    """Complete a table that is still being validated: afterwards it is frozen."""
+    for name, value in values.items():
+        object.__setattr__(table, name, value)

@@ -1,0 +1,333 @@
+"""Combinations that can't be: each is refused with the key, the rule, the value and a remedy.
+
+What needs the records themselves (a delta against their number, owners against clients) is checked
+where they are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from securefd.refusals import refusal, unknown_name
+
+if TYPE_CHECKING:
+    from securefd.config import Config, DataConfig, MethodConfig, PrivacyConfig, SealingConfig
+
+TABLE_FILES = ("csv", "parquet")
+FILES = ("idx", "npz", *TABLE_FILES, "images")
+EMBEDDED = ("digits", "breast-cancer")
+SOURCES = (*EMBEDDED, *FILES)
+TABULAR = ("breast-cancer", *TABLE_FILES)
+TREES = ("forest", "boosting")
+IMAGE_MODELS = ("cnn", "resnet")
+NETWORKS = ("logistic", "mlp", *IMAGE_MODELS)
+MODELS = (*NETWORKS, *TREES)
+
+_OWN = ', or "package.module:function"'
+_OWN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+
+def n_clients(config: Config) -> int:
+    """How many clients the federation has, over all groups."""
+    return sum(group.count for group in config.clients)
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for the first combination that can't be."""
+    _check_data(config.data)
+    _check_models(config)
+    _check_method(config)
+    _check_sealing(config.sealing, n_clients(config), config.method.name)
+    if config.privacy is not None:
+        _check_privacy(config.privacy, config)
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", config.performance.device):
+        raise refusal(
+            "performance.device",
+            "must be cpu, cuda, cuda:N or mps",
+            config.performance.device,
+            'write "cpu" if in doubt',
+        )
+    seen = config.audit.observers
+    if len(set(seen)) < len(seen):
+        raise refusal("audit.observers", "must name each observer once", seen, "remove the repetition")
+
+
+def method_options(method: MethodConfig) -> dict[str, Any]:
+    """Return the options that the method uses, its own defaults filled in."""
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    row = METHODS[method.name]
+    options = row.resolve(method)
+    return {name: getattr(options, name) for name in row.uses}
+
+
+def _check_data(data: DataConfig) -> None:
+    own = _OWN_NAME.fullmatch(data.source) is not None
+    if data.source not in SOURCES and not own:
+        raise unknown_name("data.source", data.source, SOURCES, also=_OWN)
+    if data.source in FILES and not data.path:
+        raise refusal(
+            "data.path",
+            f"must be given for data.source = {data.source!r}",
+            data.path,
+            "give the file or folder",
+        )
+    if data.source in EMBEDDED and data.path:
+        raise refusal(
+            "data.path",
+            f"must be left out for data.source = {data.source!r}, which comes with scikit-learn",
+            data.path,
+            f"remove it, or choose a source with files ({', '.join(FILES)})",
+        )
+    if data.source in TABLE_FILES and not data.label:
+        raise refusal(
+            "data.label",
+            f"must name the column of labels for data.source = {data.source!r}",
+            data.label,
+            "give its name",
+        )
+    _check_owner(data)
+    _check_parts(data)
+    for column, (low, high) in data.bounds.items():
+        if not low < high:
+            raise refusal(
+                f"data.bounds.{column}",
+                "must be [low, high] with low < high",
+                (low, high),
+                "swap or correct them",
+            )
+
+
+def _check_owner(data: DataConfig) -> None:
+    if data.partition.kind != "owner" or _OWN_NAME.fullmatch(data.source):
+        return  # a function can return owners with its records
+    if data.source not in TABLE_FILES:
+        raise refusal(
+            "data.partition.kind",
+            f"doesn't fit data.source = {data.source!r}, which has no column of owners",
+            "owner",
+            f"choose another partition, or data.source = {' or '.join(TABLE_FILES)}",
+        )
+    if not data.owner:
+        raise refusal(
+            "data.owner",
+            "must name the column that says whose a record is for data.partition.kind = 'owner'",
+            data.owner,
+            "give its name, or choose another partition",
+        )
+
+
+def _check_parts(data: DataConfig) -> None:
+    for key, value, least in (("data.public", data.public, 0), ("data.test", data.test, 1)):
+        if isinstance(value, int) and value < least:
+            raise refusal(
+                key, f"must be at least {least} as a count", value, f"give {least} or more, or a path"
+            )
+    if data.public == "":
+        raise refusal(
+            "data.public", "must be a count or a path", data.public, "write 500, or a path in quotes"
+        )
+    if data.test == "" and data.source != "idx":
+        raise refusal(
+            "data.test",
+            f"must be a count or a path for data.source = {data.source!r}",
+            data.test,
+            "write 300, or a path in quotes",
+        )
+
+
+def _check_models(config: Config) -> None:
+    if config.student.model in TREES:
+        raise refusal(
+            "student.model",
+            "must be a network, because the student is released as weights, never as a pickle",
+            config.student.model,
+            f"choose {_either(NETWORKS)}",
+        )
+    named = [(f"clients[{index}].model", group.model, MODELS) for index, group in enumerate(config.clients)]
+    for key, model, known in [*named, ("student.model", config.student.model, NETWORKS)]:
+        if model not in known and not _OWN_NAME.fullmatch(model):
+            raise unknown_name(key, model, known, also=_OWN)
+        if model in IMAGE_MODELS and config.data.source in TABULAR:
+            raise refusal(
+                key,
+                f"doesn't fit data.source = {config.data.source!r}, whose records are rows of a table",
+                model,
+                f"choose {_either([name for name in known if name not in IMAGE_MODELS])}",
+            )
+    if n_clients(config) < 2:
+        raise refusal(
+            "clients",
+            "must be at least 2 in all",
+            n_clients(config),
+            "raise count, or add a [[clients]] table",
+        )
+
+
+def _check_method(config: Config) -> None:
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    method, data = config.method, config.data
+    if method.name not in METHODS:
+        raise unknown_name("method.name", method.name, METHODS)
+    row = METHODS[method.name]
+    row.resolve(method)
+    if row.public and isinstance(data.public, int):
+        if data.public < 1:
+            raise refusal(
+                "data.public",
+                f"must be at least 1 for method.name = {method.name!r}, which asks about public inputs",
+                data.public,
+                "give a count or a path, or choose method.name = 'fd', which needs none",
+            )
+        if method.queries > data.public:
+            raise refusal(
+                "method.queries",
+                f"must be at most data.public, which is {data.public}",
+                method.queries,
+                f"give {data.public} or less, or raise data.public",
+            )
+
+
+def _check_sealing(sealing: SealingConfig, clients: int, method: str) -> None:
+    if sealing.kind == "plain":
+        for name in ("threshold", "colluders", "honest_minimum"):
+            if getattr(sealing, name) != type(sealing).model_fields[name].default:
+                raise refusal(
+                    f"sealing.{name}",
+                    "must be left out for sealing.kind = 'plain', where the server sees every answer",
+                    getattr(sealing, name),
+                    "remove it, or choose sealing.kind = 'masked'",
+                )
+        return
+    _check_sealable(sealing, method)
+    if sealing.kind == "masked":
+        _check_masked(sealing, clients)
+        return
+    if sealing.threshold is not None:
+        raise refusal(
+            "sealing.threshold",
+            "must be left out for sealing.kind = 'homomorphic', which has none: clients may drop at any time",
+            sealing.threshold,
+            "remove it, or choose sealing.kind = 'masked'",
+        )
+    _check_honest(sealing, "clients", clients)
+
+
+def _check_sealable(sealing: SealingConfig, method: str) -> None:
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    if method == "cfd":
+        why = "which answers changed would show in the length of a sealed message"
+    elif METHODS[method].individual:
+        why = "it needs every client's own answers"
+    else:
+        return
+    raise refusal(
+        "sealing.kind",
+        f"must be plain for method.name = {method!r}, because {why}",
+        sealing.kind,
+        "choose 'plain', or a method that can be sealed, such as 'dsfl'",
+    )
+
+
+def _check_masked(sealing: SealingConfig, clients: int) -> None:
+    threshold, colluders = sealing.threshold, sealing.colluders
+    assert threshold is not None  # filled in before the rules are checked
+    if clients < 3:
+        raise refusal(
+            "sealing.kind",
+            f"doesn't fit {clients} clients: each would learn the other's answers from the sum",
+            sealing.kind,
+            "add clients until there are 3, or choose 'plain'",
+        )
+    if threshold > clients:
+        raise refusal(
+            "sealing.threshold",
+            f"must be at most the number of clients, which is {clients}",
+            threshold,
+            f"give {clients} or less, or add clients",
+        )
+    if not colluders < 2 * threshold - clients:
+        raise refusal(
+            "sealing.colluders",
+            f"must be less than 2 * threshold - clients = {2 * threshold - clients}, so that no two "
+            "groups of survivors can both be confirmed",
+            colluders,
+            f"give less, or raise sealing.threshold (now {threshold} of {clients} clients)",
+        )
+    _check_honest(sealing, "threshold", threshold)
+
+
+def _check_honest(sealing: SealingConfig, what: str, covered: int) -> None:
+    raised = "sealing.threshold" if what == "threshold" else "the number of clients"
+    if covered - sealing.colluders < sealing.honest_minimum:
+        raise refusal(
+            "sealing.honest_minimum",
+            f"must be at most {what} - colluders = {covered} - {sealing.colluders}, so that every opened sum "
+            "covers that many honest clients",
+            sealing.honest_minimum,
+            f"lower sealing.colluders, or raise {raised}",
+        )
+
+
+def _check_privacy(privacy: PrivacyConfig, config: Config) -> None:
+    if privacy.route == "none":
+        for name in ("epsilon", "noise", "ledger"):
+            if getattr(privacy, name):
+                raise refusal(
+                    f"privacy.{name}",
+                    "must be left out for privacy.route = 'none', which promises nothing",
+                    getattr(privacy, name),
+                    "remove it, or choose privacy.route = 'dpsgd'",
+                )
+        return
+    if privacy.unit != "record":
+        raise refusal(
+            "privacy.unit",
+            "must be record for privacy.route = 'dpsgd', which protects single training examples",
+            privacy.unit,
+            "choose 'record'",
+        )
+    if (privacy.epsilon is None) == (privacy.noise is None):
+        both = "both" if privacy.epsilon is not None else "neither"
+        raise refusal(
+            "privacy.epsilon",
+            "must be given unless privacy.noise is, never with it",
+            both,
+            "give one of the two",
+        )
+    _check_trainable(config)
+
+
+def _check_trainable(config: Config) -> None:
+    """DP-SGD covers what is trained by gradient steps and answers from the model alone."""
+    for index, group in enumerate(config.clients):
+        if group.model in TREES:
+            raise refusal(
+                f"clients[{index}].model",
+                "doesn't fit privacy.route = 'dpsgd', which trains by gradient steps",
+                group.model,
+                f"choose {_either(NETWORKS)}",
+            )
+    if config.method.local_steps < 1:
+        raise refusal(
+            "method.local_steps",
+            "must be at least 1 for privacy.route = 'dpsgd', whose steps they are",
+            config.method.local_steps,
+            "give 1 or more, or remove [privacy]",
+        )
+    if config.method.name == "fd":
+        raise refusal(
+            "privacy.route",
+            "doesn't fit method.name = 'fd', whose class means come from private records, not from the model "
+            "alone",
+            "dpsgd",
+            "choose another method, such as 'dsfl', or remove [privacy]",
+        )
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
