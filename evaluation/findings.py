@@ -1,0 +1,103 @@
+"""What an audit found: plain data, fit for a report. Nothing in here says which record was a member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from securefd.evaluation.statistics import Interval, Rate
+
+Subject = Literal["this run", "the recipe"]
+Judgement = Literal["CONSISTENT", "VIOLATED", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one attack by one observer found.
+
+    ``n_in``, ``n_out``: members and non-members that ``auc`` and ``tpr`` rest on; for the recipe, the fewest
+    in any federation. ``tpr``: by false-positive rate. ``trials_in``, ``trials_out``: independent trials
+    behind ``epsilon_bound``, which holds at level ``confidence``; None where there can be no bound.
+    ``epsilon_power``: the largest epsilon that these trials could have certified. ``claim_epsilon``: what
+    was promised in the terms of the game that was played, or None. ``delta``: that of claim and bound.
+    """
+
+    subject: Subject
+    observer: str
+    attack: str
+    n_in: int
+    n_out: int
+    auc: float
+    auc_interval: Interval
+    tpr: dict[float, Rate]
+    trials_in: int = 0
+    trials_out: int = 0
+    epsilon_bound: float | None = None
+    epsilon_power: float | None = None
+    confidence: float | None = None
+    threshold_rule: str = ""
+    claim_epsilon: float | None = None
+    delta: float
+    judgement: Judgement
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A check that was not made, and why. It does not pass."""
+
+    subject: Subject
+    observer: str
+    attack: str
+    reason: str
+
+
+Outcome = Finding | Skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A test of the audit itself: it must find nothing where nothing is, and a leak where one was put."""
+
+    kind: Literal["null", "positive"]
+    attack: str
+    measured: str
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """All outcomes and the controls that they stand on.
+
+    ``error_level``: chance that any epsilon bound in here is above the truth. ``federations``: how many
+    re-runs of the recipe there were. ``commitment``: salted hash of the seed of who took part in which, or
+    empty where it is unknown.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    controls: tuple[Control, ...]
+    error_level: float
+    federations: int
+    commitment: str = ""
+
+    def including(self, outcomes: Iterable[Outcome]) -> Self:
+        """The same audit with further outcomes, such as those about this run."""
+        return replace(self, outcomes=(*self.outcomes, *outcomes))
+
+    @property
+    def judgement(self) -> Judgement:
+        """The worst of what was held against a claim; without controls, checks or a claim nothing passes."""
+        if not (self.controls and all(control.passed for control in self.controls)):
+            return "INCONCLUSIVE"
+        findings = [outcome for outcome in self.outcomes if isinstance(outcome, Finding)]
+        judged = [finding.judgement for finding in findings if finding.claim_epsilon is not None]
+        if "VIOLATED" in judged:
+            return "VIOLATED"
+        whole = len(findings) == len(self.outcomes)
+        return "CONSISTENT" if judged and whole and set(judged) == {"CONSISTENT"} else "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """What ``securefd audit`` ends with."""
+        return {"CONSISTENT": 0, "VIOLATED": 1, "INCONCLUSIVE": 3}[self.judgement]

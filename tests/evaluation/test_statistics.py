@@ -1,0 +1,324 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, norm
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from securefd.errors import AuditError
+from securefd.evaluation.statistics import (
+    Rate,
+    advantage_ceiling,
+    auc,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    epsilon_lower_bound,
+    epsilon_power,
+    roc,
+    tpr_at_fpr,
+    tpr_ceiling,
+)
+
+SCORED = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=4, max_size=40).filter(
+    lambda rows: 2 <= sum(member for _, member in rows) <= len(rows) - 2
+)
+
+
+def arrays(rows):
+    return np.array([float(score) for score, _ in rows]), np.array([member for _, member in rows])
+
+
+def gaussian(mu: float, n: int, seed: int = 0):
+    member = np.arange(2 * n) < n
+    return mu * member + np.random.default_rng(seed).standard_normal(2 * n), member
+
+
+# Rates
+
+
+@settings(deadline=None)
+@given(SCORED)
+def test_roc_is_scikit_learns_with_many_ties(rows):
+    scores, member = arrays(rows)
+    curve = roc(scores, member)
+    for ours, theirs in zip(curve, roc_curve(member, scores, drop_intermediate=False), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@settings(deadline=None)
+@given(SCORED)
+def test_the_order_of_records_changes_nothing(rows):
+    for ours, theirs in zip(roc(*arrays(rows)), roc(*arrays(sorted(rows))), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert auc(*arrays(rows)).value == pytest.approx(auc(*arrays(sorted(rows))).value, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(SCORED)
+def test_auc_is_scikit_learns_and_lies_in_its_interval(rows):
+    scores, member = arrays(rows)
+    value, (low, high) = auc(scores, member)
+    assert value == pytest.approx(roc_auc_score(member, scores), abs=1e-12)
+    assert 0 <= low <= value <= high <= 1
+
+
+def naive_delong_variance(scores, member):
+    """The two components from the full matrix of comparisons."""
+    wins = np.array(
+        [[(a > b) + 0.5 * (a == b) for b in scores[~member]] for a in scores[member]], dtype=float
+    )
+    return wins.mean(1).var(ddof=1) / len(wins) + wins.mean(0).var(ddof=1) / wins.shape[1]
+
+
+def test_delong_interval_is_the_naive_one():
+    scores, member = gaussian(1.0, 40)
+    scores = np.round(scores, 1)
+    value, (low, high) = auc(scores, member)
+    half = 1.959963984540054 * math.sqrt(naive_delong_variance(scores, member))
+    assert (low, high) == pytest.approx((value - half, value + half), abs=1e-12)
+
+
+@pytest.mark.parametrize(("mu", "closed_form"), [(0.5, 0.63816), (1.0, 0.76025), (2.0, 0.92135)])
+def test_auc_interval_covers_the_closed_form(mu, closed_form):
+    covered = 0
+    for seed in range(300):
+        low, high = auc(*gaussian(mu, 100, seed)).interval
+        covered += low <= closed_form <= high
+    # 95% nominal; DeLong is a little short near the ends. Five standard errors below 93%.
+    assert covered / 300 > 0.87
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([2.0, 2.0, 1.0, 1.0], (1.0, 1.0)), ([1.0, 1.0, 2.0, 2.0], (0.0, 0.0)), ([1.0] * 4, (0.5, 0.5))],
+)
+def test_without_variance_the_interval_still_has_a_width(scores, expected):
+    value, (low, high) = auc(np.array(scores), np.array([True, True, False, False]))
+    unseen = 1 - 0.05**0.5
+    assert value == expected[0]
+    assert high - low == pytest.approx(unseen)
+    assert low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("mu", "at_1", "at_01"), [(0.5, 0.0339, 0.0048), (1.0, 0.09236, 0.0183), (2.0, 0.37208, 0.13781)]
+)
+def test_tpr_at_fpr_matches_the_closed_form(mu, at_1, at_01):
+    scores, member = gaussian(mu, 400_000)
+    assert tpr_at_fpr(scores, member, 0.01).value == pytest.approx(at_1, rel=0.03)
+    assert tpr_at_fpr(scores, member, 0.001).value == pytest.approx(at_01, rel=0.12)
+
+
+@settings(deadline=None)
+@given(SCORED, st.floats(0.01, 0.99))
+def test_tpr_at_fpr_is_a_step_of_the_curve(rows, fpr):
+    scores, member = arrays(rows)
+    rate = tpr_at_fpr(scores, member, fpr)
+    if fpr * (~member).sum() < 1:
+        assert rate == Rate(None, None)
+    else:
+        curve = roc(scores, member)
+        assert rate.value == curve.tpr[curve.fpr <= fpr].max()
+        low, high = rate.interval
+        assert 0 <= low <= rate.value <= high <= 1
+
+
+def test_a_rate_that_cannot_be_measured_is_not_zero():
+    scores, member = gaussian(1.0, 99)
+    assert tpr_at_fpr(scores, member, 0.01) == Rate(None, None)
+    assert tpr_at_fpr(*gaussian(1.0, 100), 0.01).value is not None
+
+
+def test_a_rate_that_floats_would_round_down_is_reached():
+    member = np.arange(110) < 10
+    scores = np.where(member, 71.5, np.arange(110.0) - 10)
+    assert 0.29 * 100 < 29
+    assert tpr_at_fpr(scores, member, 0.29).value == 1.0  # 28 of 100 non-members are above
+    assert tpr_at_fpr(scores - 1.0 * member, member, 0.29).value == 1.0  # 29 are
+    assert tpr_at_fpr(scores - 2.0 * member, member, 0.29).value == 0.0  # 30 are
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (1, 10), (7, 20), (19, 20), (10, 10)])
+def test_clopper_pearson_inverts_the_binomial_test(successes, trials):
+    low = clopper_pearson_lower(successes, trials, 0.025)
+    high = clopper_pearson_upper(successes, trials, 0.025)
+    if successes > 0:
+        assert binom.sf(successes - 1, trials, low) == pytest.approx(0.025)
+    if successes < trials:
+        assert binom.cdf(successes, trials, high) == pytest.approx(0.025)
+    assert (low == 0) == (successes == 0)
+    assert (high == 1) == (successes == trials)
+
+
+def test_epsilon_anchor_of_three_independent_tools():
+    bound = epsilon_lower_bound(130, 669, 8, 731, delta=1e-5, alpha=0.05)
+    assert bound == pytest.approx(2.040137225, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "most"), [(32, 2.10), (100, 3.28), (1000, 5.60), (5000, 7.21)])
+def test_power_is_what_a_perfect_attack_certifies(n, most):
+    assert epsilon_power(n, n, delta=0.0, alpha=0.05) == pytest.approx(most, abs=5e-3)
+
+
+def test_both_directions_count():
+    """Few false negatives certify as much as few false positives."""
+    by_positives = epsilon_lower_bound(30, 100, 0, 100, delta=1e-5, alpha=0.05)
+    by_negatives = epsilon_lower_bound(100, 100, 70, 100, delta=1e-5, alpha=0.05)
+    assert by_positives == pytest.approx(by_negatives, rel=1e-9)
+    assert by_positives > 1.5
+
+
+def test_no_trials_and_no_evidence_certify_nothing():
+    assert epsilon_power(0, 50, delta=0.0, alpha=0.05) == 0
+    assert epsilon_power(0, 0, delta=0.0, alpha=0.05) == 0
+    assert epsilon_lower_bound(50, 100, 50, 100, delta=0.0, alpha=0.05) == 0
+    assert epsilon_lower_bound(0, 100, 100, 100, delta=0.0, alpha=0.05) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.floats(0, 0.5), st.floats(0.001, 0.5))
+def test_no_bound_exceeds_the_power(hits, misses, delta, alpha):
+    bound = epsilon_lower_bound(hits, 60, misses, 60, delta=delta, alpha=alpha)
+    assert 0 <= bound <= epsilon_power(60, 60, delta=delta, alpha=alpha)
+
+
+# Calibration: a bound may exceed the truth in 5% of runs at most, plus three standard errors of 400 runs
+
+RUNS = 400
+WRONG_AT_MOST = 0.05 + 3 * math.sqrt(0.05 * 0.95 / RUNS)
+
+
+def share_above(truth: float, sample, threshold: float, delta: float, n: int = 200) -> float:
+    """Share of runs whose bound is above the truth; ``sample(rng, member)`` is one score a trial."""
+    above = 0
+    for seed in range(RUNS):
+        rng = np.random.default_rng(seed)
+        member = rng.random(n) < 0.5
+        guess = sample(rng, member) > threshold
+        bound = epsilon_lower_bound(
+            int((guess & member).sum()),
+            int(member.sum()),
+            int((guess & ~member).sum()),
+            int((~member).sum()),
+            delta=delta,
+            alpha=0.05,
+        )
+        above += bound > truth
+    return above / RUNS
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0, 3.0])
+def test_calibrated_on_randomised_response(epsilon):
+    def sample(rng, member):
+        honest = rng.random(len(member)) < math.exp(epsilon) / (1 + math.exp(epsilon))
+        return np.where(honest, member, ~member).astype(float)
+
+    assert share_above(epsilon, sample, 0.5, delta=0.0) <= WRONG_AT_MOST
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
+def test_calibrated_on_laplace(threshold):
+    def sample(rng, member):
+        return member + rng.laplace(0, 1, len(member))
+
+    assert share_above(1.0, sample, threshold, delta=0.0) <= WRONG_AT_MOST
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
+def test_calibrated_on_a_gaussian(threshold):
+    """Sensitivity 1, sigma 1: epsilon at delta = 0.05 solves the closed form of Balle and Wang 2018."""
+    epsilon = 1.6158
+    delta = norm.cdf(0.5 - epsilon) - math.exp(epsilon) * norm.cdf(-0.5 - epsilon)
+    assert delta == pytest.approx(0.05, abs=5e-3)
+
+    def sample(rng, member):
+        return member + rng.standard_normal(len(member))
+
+    assert share_above(epsilon, sample, threshold, delta=delta) <= WRONG_AT_MOST
+
+
+def test_the_bound_is_not_merely_zero():
+    """What is calibrated must also find: randomised response at epsilon 3 is certified above 1.5."""
+    honest = math.exp(3) / (1 + math.exp(3))
+    hits = round(500 * honest)
+    assert 1.5 < epsilon_lower_bound(hits, 500, 500 - hits, 500, delta=0.0, alpha=0.05) < 3
+
+
+# Ceilings
+
+
+def test_ceilings_of_pure_privacy():
+    assert tpr_ceiling(0.01, epsilon=1.0, delta=0.0) == pytest.approx(0.02718, abs=5e-6)
+    assert advantage_ceiling(epsilon=1.0, delta=0.0) == pytest.approx(0.46212, abs=5e-6)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 20), st.floats(0, 0.9))
+def test_the_ceilings_agree(epsilon, delta):
+    rates = np.linspace(0, 1, 2001)
+    gap = max(tpr_ceiling(float(rate), epsilon=epsilon, delta=delta) - rate for rate in rates)
+    ceiling = advantage_ceiling(epsilon=epsilon, delta=delta)
+    assert gap <= ceiling + 1e-9
+    corner = (1 - delta) / (1 + math.exp(epsilon))  # where both of the theorem's lines meet
+    assert tpr_ceiling(corner, epsilon=epsilon, delta=delta) - corner == pytest.approx(ceiling, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1000))
+def test_ceilings_are_rates(fpr, epsilon):
+    assert fpr - 1e-12 <= tpr_ceiling(fpr, epsilon=epsilon, delta=1e-5) <= 1
+    assert 0 <= advantage_ceiling(epsilon=epsilon, delta=1e-5) <= 1
+
+
+# Bad input
+
+MEMBER = np.array([True, True, False, False])
+
+
+@pytest.mark.parametrize(
+    ("scores", "member", "match"),
+    [
+        (np.array([1.0, np.nan, 2.0, 3.0]), MEMBER, "1 of 4"),
+        (np.ones(3), MEMBER, "shapes"),
+        (np.ones((2, 2)), MEMBER.reshape(2, 2), "shapes"),
+        (np.ones(4), MEMBER.astype(int), "boolean"),
+        (np.ones(4), np.ones(4, dtype=bool), "got 4 and 0"),
+        (np.ones(4), np.zeros(4, dtype=bool), "got 0 and 4"),
+    ],
+)
+def test_scores_that_prove_nothing_are_refused(scores, member, match):
+    for function in (roc, auc, lambda s, m: tpr_at_fpr(s, m, 0.1)):
+        with pytest.raises(AuditError, match=match):
+            function(scores, member)
+
+
+def test_auc_of_one_member_is_refused():
+    with pytest.raises(AuditError, match="at least 2"):
+        auc(np.ones(4), np.array([True, False, False, False]))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: tpr_at_fpr(np.ones(4), MEMBER, 0.0), "fpr"),
+        (lambda: tpr_at_fpr(np.ones(4), MEMBER, math.nan), "fpr"),
+        (lambda: auc(np.ones(4), MEMBER, 1.0), "confidence"),
+        (lambda: clopper_pearson_lower(3, 2, 0.05), "successes"),
+        (lambda: clopper_pearson_upper(-1, 2, 0.05), "successes"),
+        (lambda: clopper_pearson_upper(1, 2, math.nan), "alpha"),
+        (lambda: epsilon_lower_bound(1, 2, 1, 2, delta=math.nan, alpha=0.05), "delta"),
+        (lambda: epsilon_lower_bound(1, 2, 1, 2, delta=1.0, alpha=0.05), "delta"),
+        (lambda: epsilon_lower_bound(1, 2, 1, 2, delta=0.0, alpha=0.0), "alpha"),
+        (lambda: tpr_ceiling(1.5, epsilon=1.0, delta=0.0), "fpr"),
+        (lambda: tpr_ceiling(0.5, epsilon=math.nan, delta=0.0), "epsilon"),
+        (lambda: advantage_ceiling(epsilon=1.0, delta=2.0), "delta"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(call, match):
+    with pytest.raises(AuditError, match=match):
+        call()
