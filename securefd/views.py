@@ -21,7 +21,8 @@ class RoundView:
     ``queries``: ``(m,)`` indices into the public set. ``answers``: ``(n_clients, m, n_classes)`` single
     clients' answers as class probabilities, or None where they were sealed. ``total``: ``(m, n_classes)``
     mean answer that was opened, or None where it wasn't seen. ``consensus``: ``(m, n_classes)`` the target
-    that was broadcast.
+    that was broadcast. All are class probabilities, whatever was exchanged (`sight`); only where nothing was
+    asked (method ``fd``) the consensus is ``(n_classes, n_classes)`` mean logits of each class.
     """
 
     round: int

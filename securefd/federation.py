@@ -1,0 +1,251 @@
+"""Federations of one recipe, step by step: local training, answers, consensus, digest, student.
+
+Nothing here reads or writes files, and nothing draws released noise or keys: a run adds sealing, a ledger
+and a folder around these steps; shadow federations call them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from securefd.cache import Cache
+from securefd.cohort import Cohort, Member, Pool
+from securefd.defenses.quantise import dequantise_sum, quantise
+from securefd.errors import DataError
+from securefd.fleet import Objective
+from securefd.methods import Own, clipped, leave_one_out
+from securefd.recipe import Recipe
+from securefd.simplex import on_simplex_grid
+
+Vector = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+STUDENT = -1
+"""The student's number as a member: no client has it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What a round is about: its ``queries``, and those of them that aren't cached and must be ``asked``."""
+
+    round: int
+    queries: NDArray[np.int64]
+    asked: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Consensus:
+    """What one federation made of the sum of its answers.
+
+    ``mean``: ``(a, n_classes)`` the mean answer, decoded. ``fresh``: ``(a, n_classes)`` what is broadcast
+    for the queries asked, as float32 carries it. ``target``: ``(m, n_classes)`` what is digested.
+    """
+
+    mean: Floats
+    fresh: Floats
+    target: Floats
+
+
+class Federations:
+    """``len(rows)`` federations of one recipe over one pool of records and one public set.
+
+    ``caches``: what was broadcast; ``taught``: what the student learns from, which differs only under
+    dual distillation. ``digested``: the queries of the last digest.
+
+    ``rows[f][k]``: rows of the pool that client k of federation f owns. ``counts[f][k]``: the class counts
+    that the method may use, true by default; noisy ones under a record-level route. Raises DataError for a
+    client without records.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        pool: Pool,
+        rows: Sequence[Sequence[NDArray[np.int64]]],
+        public: NDArray[np.float32],
+        *,
+        counts: Sequence[Sequence[Floats]] | None = None,
+        device: str = "cpu",
+        workers: int = 1,
+    ) -> None:
+        self.recipe = recipe
+        self.public = public
+        self.n_clients = len(recipe.models)
+        _check_rows(rows)
+        members = [
+            Member(federation=f, client=k, model=recipe.models[k], rows=own)
+            for f, federation in enumerate(rows)
+            for k, own in enumerate(federation)
+        ]
+        self.clients = Cohort(
+            members, pool, seed=recipe.seed, balanced=recipe.balanced, device=device, workers=workers
+        )
+        nobody = np.empty(0, dtype=np.int64)
+        self.students = (
+            Cohort(
+                [
+                    Member(federation=f, client=STUDENT, model=recipe.student, rows=nobody)
+                    for f in range(len(rows))
+                ],
+                pool,
+                seed=recipe.seed,
+                device=device,
+                workers=workers,
+            )
+            if recipe.student is not None
+            else None
+        )
+        true = [np.bincount(pool.y[m.rows], minlength=pool.n_classes).astype(np.float64) for m in members]
+        self._counts = true if counts is None else [c for federation in counts for c in federation]
+        duration = recipe.options.cache_rounds
+        self.caches = [Cache.empty(len(public), pool.n_classes, duration) for _ in rows]
+        self.taught = list(self.caches)
+        self.digested = nobody
+        self.anchors: list[Floats | None] = [None] * len(members)
+
+    @property
+    def n_federations(self) -> int:
+        """How many federations are played side by side."""
+        return len(self.caches)
+
+    def ask(self, round: int) -> Asked:  # noqa: A002
+        """Run by the server: choose what round ``round`` (from 0) is about. All federations ask the same."""
+        queries = self.recipe.queries(round, len(self.public))
+        asked = self.caches[0].missing(queries, round) if self.recipe.method.public else queries
+        return Asked(round=round, queries=queries, asked=asked)
+
+    def fit(self, round: int) -> None:  # noqa: A002
+        """Run by each client: local training on its own records, without formal privacy."""
+        self.clients.fit(
+            f"fit {round}",
+            self.recipe.local(),
+            counts=self._counts if self.recipe.balanced else None,
+            anchors=self.anchors if any(anchor is not None for anchor in self.anchors) else None,
+            rehearsal=self._rehearsal(),
+        )
+
+    def answer(self, asked: Asked) -> list[list[Vector]]:
+        """Run by each client: its answers on the grid, ``[federation][client]``, each ``(d,)``."""
+        recipe = self.recipe
+        logits = self.clients.logits(self.public[asked.asked]) if recipe.method.public else None
+        blocks = recipe.blocks(len(asked.asked))
+        vectors = []
+        for index in range(len(self.clients.members)):
+            own = Own(
+                logits=np.empty((0, recipe.n_classes))
+                if logits is None
+                else logits[index].astype(np.float64),
+                counts=self._counts[index],
+                classwise=None if recipe.method.public else self._classwise(index),
+            )
+            vectors.append(quantise(recipe.method.answer(own, recipe.options), blocks, recipe.bits))
+        return [vectors[f * self.n_clients : (f + 1) * self.n_clients] for f in range(self.n_federations)]
+
+    def combine(self, asked: Asked, totals: Sequence[Vector]) -> list[Consensus]:
+        """Run by the server: the consensus of each federation from its opened sum ``(d,)``.
+
+        A method with dual distillation broadcasts what the student makes of it, so the student digests first.
+        """
+        recipe = self.recipe
+        blocks = recipe.blocks(len(asked.asked))
+        sums = [dequantise_sum(total, blocks, recipe.bits, self.n_clients) for total in totals]
+        means = [s[0] / self.n_clients for s in sums]
+        fresh = [recipe.method.combine(s, self.n_clients, recipe.options) for s in sums]
+        combined = [f.astype(np.float32).astype(np.float64) for f in fresh]
+        if recipe.method.dual:
+            self._student_digest(f"digest {asked.round}", recipe.digest(), asked.asked, fresh)
+            assert self.students is not None
+            own = self.students.logits(self.public[asked.asked]).astype(np.float64)
+            fresh = [on_simplex_grid(np.asarray(softmax(z, axis=-1)), recipe.options.bits) for z in own]
+        else:
+            fresh = combined
+        if not recipe.method.public:
+            return [Consensus(mean=m, fresh=f, target=f) for m, f in zip(means, fresh, strict=True)]
+        self.caches = [
+            cache.store(asked.asked, f, asked.round) for cache, f in zip(self.caches, fresh, strict=True)
+        ]
+        self.taught = [
+            cache.store(asked.asked, c, asked.round) for cache, c in zip(self.taught, combined, strict=True)
+        ]
+        targets = [cache.lookup(asked.queries) for cache in self.caches]
+        return [Consensus(mean=m, fresh=f, target=t) for m, f, t in zip(means, fresh, targets, strict=True)]
+
+    def digest(self, asked: Asked, consensus: Sequence[Consensus], *, clients: bool = True) -> None:
+        """Run by each client, and by the server for its student: learn the consensus.
+
+        Where the method rehearses, networks learn it in the next round's local training, if there is one.
+        Private clients learn it at the end, for as long as all rounds together: until then each round is
+        answered from what was trained privately, since nothing else brings anything new, and answers from
+        models that digested answers get worse. ``clients``: whether they learn at all; after the last answer
+        nobody else would notice.
+        """
+        recipe = self.recipe
+        targets = [c.target for c in consensus]
+        stage = f"digest {asked.round}"
+        last = asked.round + 1 == recipe.settings.rounds
+        if clients and recipe.private and last:
+            known = np.flatnonzero(self.caches[0].made >= 0)
+            objective = replace(recipe.digest(), steps=recipe.settings.rounds * recipe.settings.digest_steps)
+            everything = [cache.lookup(known) for cache in self.caches]
+            self.clients.digest(stage, objective, self.public[known], everything)
+        elif clients and not recipe.private:
+            later = recipe.method.rehearsal and not last
+            objective = replace(recipe.digest(), steps=0) if later else recipe.digest()
+            self.clients.digest(stage, objective, self.public[asked.queries], targets)
+        self.digested = asked.queries
+        if not recipe.method.dual:
+            self._student_digest(stage, recipe.digest(), asked.queries, targets)
+
+    def set_anchors(self, totals: Sequence[Vector], vectors: Sequence[Sequence[Vector]]) -> None:
+        """Run by each client of ``fd``: the others' mean logits of each class, from the sum less its own."""
+        recipe, blocks = self.recipe, self.recipe.blocks(0)
+        anchors: list[Floats | None] = []
+        for total, own_vectors in zip(totals, vectors, strict=True):
+            sums = dequantise_sum(total, blocks, recipe.bits, self.n_clients)
+            for vector in own_vectors:
+                own = dequantise_sum(vector, blocks, recipe.bits, 1)
+                means, known = leave_one_out(sums, own, self.n_clients)
+                anchors.append(np.where(known[:, None], means, np.nan))
+        self.anchors = anchors
+
+    def finish(self) -> None:
+        """Run by the server: distil the student once more, from the last answers on every public input."""
+        if self.students is None:
+            return
+        known = np.flatnonzero(self.taught[0].made >= 0)
+        self._student_digest(
+            "final", self.recipe.final(), known, [cache.lookup(known) for cache in self.taught]
+        )
+
+    def _rehearsal(self) -> tuple[NDArray[np.float32], list[Floats]] | None:
+        """The last consensus, to be learnt beside the own records."""
+        if not self.recipe.method.rehearsal or not len(self.digested):
+            return None
+        return self.public[self.digested], [cache.lookup(self.digested) for cache in self.caches]
+
+    def _student_digest(
+        self, stage: str, objective: Objective, queries: NDArray[np.int64], targets: Sequence[Floats]
+    ) -> None:
+        assert self.students is not None
+        self.students.digest(stage, objective, self.public[queries], targets)
+
+    def _classwise(self, index: int) -> Floats:
+        """Mean centred and clipped logits over the own records of each class, ``(C, C)``."""
+        logits, labels = self.clients.records_logits(index)
+        values = clipped(logits.astype(np.float64), self.recipe.options.logit_bound)
+        means = np.zeros((self.recipe.n_classes, self.recipe.n_classes))
+        for label in np.unique(labels):
+            means[label] = values[labels == label].mean(axis=0)
+        return means
+
+
+def _check_rows(rows: Sequence[Sequence[NDArray[np.int64]]]) -> None:
+    for federation in rows:
+        for k, own in enumerate(federation):
+            if not len(own):
+                raise DataError(f"client {k} has no records to learn from; give it some, or leave it out")

@@ -1,0 +1,336 @@
+"""What a federation promises and costs, before anyone trains.
+
+The data are read only to know their shape and how many records each client holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from securefd.cautions import cautions
+from securefd.config import Config
+from securefd.data.splits import load_split
+from securefd.defenses import accounting
+from securefd.defenses.claims import RELATIONS, Claim, Guarantee, Relation, Unit, claims
+from securefd.exchange import Weight, codec_of, weigh
+from securefd.models import ModelSpec
+from securefd.private import PrivatePlan, plan_private
+from securefd.recipe import Recipe
+from securefd.rules import n_clients
+
+Precision = Literal["exactly", "at most", "about"]
+BYTES_A_WEIGHT = 4
+"""fedavg sends weights as float32."""
+ROWS = 12
+"""A longer table of clients is printed by its two ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPlan:
+    """One client: its model, and how many records it holds. ``weights``: None for trees."""
+
+    client: int
+    model: str
+    weights: int | None
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisePlan:
+    """The private accesses of one client.
+
+    ``steps`` of DP-SGD with noise of ``noise_multiplier`` times the clipping norm. ``count_deviation``:
+    standard deviation of the noise on its class counts, in records; None where the method uses none.
+    """
+
+    client: int
+    sampling_rate: float
+    steps: int
+    noise_multiplier: float
+    count_deviation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What all private accesses cost each client under one relation: figures of two are never mixed.
+
+    ``epsilons``: by client, infinite beyond reckoning. ``promised``: whether this is the relation of the
+    promise, or the other one, told beside it because figures elsewhere may be stated in it.
+    """
+
+    relation: Relation
+    unit: Unit
+    delta: float
+    observers: tuple[str, ...]
+    promised: bool
+    epsilons: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """Everything without which the figures would say nothing."""
+        kind = "what it costs" if self.promised else "the same noise in the other relation, never to be mixed"
+        return (
+            f"{kind}: epsilon at delta = {self.delta:g} for one {self.unit}, {self.relation}, "
+            f"towards {', '.join(self.observers)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `plan` found.
+
+    ``sees``: by observer. ``rounding``: half a grid step of each part of an answer. ``traffic``: bytes of
+    each round, a client. ``fedavg``: bytes of the weights of the student's architecture; None where there
+    is no student.
+    """
+
+    summary: str
+    clients: tuple[ClientPlan, ...]
+    public: int
+    test: int
+    sees: Mapping[str, str]
+    claims: tuple[Claim, ...]
+    noise: tuple[NoisePlan, ...]
+    spending: tuple[Spending, ...]
+    bits: int
+    rounding: Mapping[str, float]
+    traffic: tuple[Weight, ...]
+    precision: Precision
+    fedavg: int | None
+    cautions: tuple[str, ...]
+
+    @property
+    def largest(self) -> Weight:
+        """The most that a client sends, and receives, in one round."""
+        return Weight(up=max(w.up for w in self.traffic), down=max(w.down for w in self.traffic))
+
+    def lines(self) -> list[str]:
+        """The plan in plain words."""
+        sections: list[tuple[str, Iterable[str]]] = [
+            (
+                f"clients; {self.public} public inputs, {self.test} test records",
+                map(_client_line, self.clients),
+            ),
+            ("who sees what", (f"{observer}: {what}" for observer, what in self.sees.items())),
+            ("what is promised", _claim_lines(self.claims)),
+            ("private training", map(_noise_line, self.noise)),
+            *((spent.title, _spending_lines(spent)) for spent in self.spending),
+            ("what travels, a client", self._traffic_lines()),
+            ("beware", self.cautions),
+        ]
+        shown = [self.summary]
+        for title, rows in sections:
+            if kept := _shortened(list(rows)):
+                shown += ["", title, *(f"  {row}" for row in kept)]
+        return shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain tables. ``bytes``: of the largest round; ``ratio``: of fedavg's to them."""
+        sizes = asdict(self.largest)
+        return asdict(self) | {
+            "bytes": sizes,
+            "ratio": None if self.fedavg is None else {way: self.fedavg / n for way, n in sizes.items()},
+        }
+
+    def _traffic_lines(self) -> Iterator[str]:
+        up, down = self.largest.up, self.largest.down
+        total_up, total_down = sum(w.up for w in self.traffic), sum(w.down for w in self.traffic)
+        yield (
+            f"{self.precision} {up:,} bytes up and {down:,} down in the largest round; "
+            f"{total_up:,} up and {total_down:,} down over all rounds"
+        )
+        if self.fedavg is not None:
+            yield (
+                f"fedavg would send the {self.fedavg // BYTES_A_WEIGHT:,} weights of the student, "
+                f"{self.fedavg:,} bytes each way a round: {self.fedavg / up:.3g} times this upload, "
+                f"{self.fedavg / down:.3g} times this download"
+            )
+        for name, error in self.rounding.items():
+            yield f"{name} are sent in {self.bits} bits each, which moves them by at most {error:.2g}"
+
+
+def plan(config: Config) -> Plan:
+    """Say what a federation promises and costs; trains nothing.
+
+    Raises what a run would raise before it trains: DataError, ModelError for a model that can't be built
+    or trained as asked, PrivacyError for a delta that lets a record be published. The rest is a plan,
+    however hopeless.
+    """
+    split = load_split(config.data, n_clients(config), config.seed)
+    recipe = Recipe.of(config, split.input_shape, split.n_classes)
+    sizes = [len(own) for own in split.clients]
+    weights = {spec: _weights(spec) for spec in dict.fromkeys(recipe.models)}
+    clients = tuple(
+        ClientPlan(client=k, model=spec.name, weights=weights[spec], records=size)
+        for k, (spec, size) in enumerate(zip(recipe.models, sizes, strict=True))
+    )
+    sees = sights(config, recipe)
+    private = plan_private(config.privacy, recipe, sizes) if config.privacy and recipe.private else []
+    student = None if recipe.student is None else _weights(recipe.student)
+    return Plan(
+        summary=_summary(config, split.n_classes),
+        clients=clients,
+        public=len(split.public),
+        test=len(split.test),
+        sees=sees,
+        claims=promises(config, recipe, max((p.guarantee for p in private), key=_epsilon, default=None)),
+        noise=tuple(_noise(k, each) for k, each in enumerate(private)),
+        spending=_spending(private, tuple(sees)),
+        bits=recipe.bits,
+        rounding=_rounding(recipe),
+        traffic=tuple(weigh(recipe, config.sealing, len(split.public))),
+        precision=_precision(config, recipe),
+        fedavg=None if student is None else BYTES_A_WEIGHT * student,
+        cautions=tuple(cautions(config, recipe, private, sizes, [client.weights for client in clients])),
+    )
+
+
+def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tuple[Claim, ...]:
+    """Every claim of a run; ``guarantee``: of DP-SGD, the largest over the clients."""
+    return claims(
+        sealing=config.sealing.kind,
+        n_clients=n_clients(config),
+        colluders=config.sealing.colluders,
+        guarantee=guarantee,
+        histogram="class counts" in recipe.method.private_quantities,
+    )
+
+
+def _epsilon(guarantee: Guarantee) -> float:
+    return guarantee.epsilon
+
+
+def _summary(config: Config, classes: int) -> str:
+    privacy = "no noise" if config.privacy is None or config.privacy.route == "none" else config.privacy.route
+    rounds = config.method.rounds
+    return (
+        f"{config.name}: {n_clients(config)} clients, {classes} classes, method {config.method.name}, "
+        f"{rounds} round{'s' * (rounds > 1)}, sealing {config.sealing.kind}, {privacy}"
+    )
+
+
+def _weights(spec: ModelSpec) -> int | None:
+    """How many a network has; None for trees."""
+    if spec.is_estimator:
+        return None
+    return sum(parameter.numel() for parameter in spec.network(0).parameters())
+
+
+def sights(config: Config, recipe: Recipe) -> dict[str, str]:
+    """Who sees what, observer by observer."""
+    what, sealing = recipe.method.exchanged, config.sealing
+    student = ", and the student" if recipe.student is not None else ""
+    sees = {
+        "server": {
+            "plain": f"each client's answers ({what}), and so their sum and the consensus{student}",
+            "masked": f"masked uploads, the sum of the clients' answers ({what}), the consensus{student}",
+            "homomorphic": f"ciphertexts, the sum of the clients' answers ({what}), the consensus{student}",
+        }[sealing.kind],
+        "peer": "the queries, the consensus of each round, and what it answered itself"
+        if recipe.method.public
+        else "the sum of all clients' answers in each round, and what it answered itself",
+        "release": "the student, which may be asked anything"
+        if recipe.student is not None
+        else "nothing: this method has no student to release",
+    }
+    if sealing.kind == "homomorphic":
+        sees["keyholder"] = "the encrypted sum, which it opens for the server; no client's ciphertexts"
+    if sealing.colluders:
+        sees["coalition"] = f"what the server and {sealing.colluders} of the clients see, put together"
+    return sees
+
+
+def _noise(client: int, plan: PrivatePlan) -> NoisePlan:
+    deviation = None
+    if plan.counts is not None:
+        # of P(x) proportional to exp(-a |x|) on the integers
+        deviation = 1 / (math.sqrt(2) * math.sinh(plan.counts.parameter / 2))
+    return NoisePlan(
+        client=client,
+        sampling_rate=plan.mechanism.sampling_rate,
+        steps=plan.mechanism.steps,
+        noise_multiplier=plan.mechanism.noise_multiplier,
+        count_deviation=deviation,
+    )
+
+
+def _spending(private: Sequence[PrivatePlan], observers: tuple[str, ...]) -> tuple[Spending, ...]:
+    """The relation of the promise first, then the other one."""
+    if not private:
+        return ()
+    promised = private[0].guarantee
+
+    def spent(plan: PrivatePlan, relation: Relation) -> float:
+        events = [plan.mechanism.event, *([plan.counts.charge.event] if plan.counts else [])]
+        return accounting.epsilon(accounting.compose(events), promised.delta, relation)
+
+    return tuple(
+        Spending(
+            relation=relation,
+            unit=promised.unit,
+            delta=promised.delta,
+            observers=observers,
+            promised=relation == promised.relation,
+            epsilons=tuple(spent(each, relation) for each in private),
+        )
+        for relation in sorted(RELATIONS, key=lambda relation: relation != promised.relation)
+    )
+
+
+def _rounding(recipe: Recipe) -> dict[str, float]:
+    """Where the method quantises by itself, the sealing's grid moves nothing."""
+    if recipe.method.grid_bits(recipe.options) is not None:
+        return {}
+    return {b.name: (b.high - b.low) / (2**recipe.bits - 1) / 2 for b in recipe.blocks(1)}
+
+
+def _precision(config: Config, recipe: Recipe) -> Precision:
+    if config.sealing.kind == "homomorphic":
+        return "about"
+    return "exactly" if codec_of(recipe, config.sealing) is None else "at most"
+
+
+def _client_line(client: ClientPlan) -> str:
+    weights = "" if client.weights is None else f" of {client.weights:,} weights"
+    return f"client {client.client}: {client.model}{weights}, {client.records:,} records"
+
+
+def _claim_lines(promised: Sequence[Claim]) -> list[str]:
+    """Observers who are promised the same share a line."""
+    observers: dict[str, list[str]] = {}
+    for claim in promised:
+        observers.setdefault(str(claim).removeprefix(f"{claim.observer}, "), []).append(claim.observer)
+    return [f"{', '.join(names)} about {promise}" for promise, names in observers.items()]
+
+
+def _noise_line(noise: NoisePlan) -> str:
+    counts = (
+        ""
+        if noise.count_deviation is None
+        else f"; class counts get noise of standard deviation {noise.count_deviation:.2g}"
+    )
+    return (
+        f"client {noise.client}: {noise.steps} steps, sampling rate {noise.sampling_rate:.3g}, "
+        f"noise multiplier {noise.noise_multiplier:.3g}{counts}"
+    )
+
+
+def _spending_lines(spent: Spending) -> list[str]:
+    """Rounded up, so that a bound stays one."""
+    return [
+        f"client {client}: {math.ceil(e * 1000) / 1000:g}"
+        if math.isfinite(e)
+        else f"client {client}: beyond 10,000"
+        for client, e in enumerate(spent.epsilons)
+    ]
+
+
+def _shortened(rows: Sequence[str]) -> list[str]:
+    if len(rows) <= ROWS:
+        return list(rows)
+    left = len(rows) - ROWS + 1
+    half = (ROWS - 1) // 2
+    return [*rows[: ROWS - 1 - half], f"({left} more; --json has them all)", *rows[-half:]]

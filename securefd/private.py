@@ -1,0 +1,164 @@
+"""Record-level differential privacy by DP-SGD, as one client's part of a run.
+
+A client trains privately once, before its first answer; everything after is answered from that model and
+from public inputs, and costs nothing more. The training is cut into parts. Each part is paid for on disk
+before it starts and stored when it ends, so that a crash loses, and pays twice for, one part at most; when
+the budget then doesn't cover the last parts, they aren't trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from dp_accounting import dp_event as dp
+from numpy.typing import NDArray
+from torch import Tensor
+
+from securefd.cohort import log_prior
+from securefd.config import PrivacyConfig
+from securefd.defenses import accounting, dpsgd
+from securefd.defenses.claims import Guarantee
+from securefd.defenses.dpsgd import DpSgd
+from securefd.defenses.noise import CountNoise
+from securefd.errors import ModelError, PrivacyError
+from securefd.fleet import State
+from securefd.losses import balanced_cross_entropy
+from securefd.models import ModelSpec
+from securefd.recipe import Recipe
+
+PARTS = 4
+"""Parts that a private training is cut into."""
+COUNTS_SHARE = 0.05
+"""Share of epsilon that noisy class counts get, where the method uses them: enough for counts of tens. Where
+noise is given instead of epsilon, it is a share of what the training costs, and comes on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivatePlan:
+    """What one client's private accesses are, and what they come to together.
+
+    Unit of privacy: one record of this client. ``counts``: the noise on class counts, or None where the
+    method uses none. ``guarantee``: of everything in the plan, under its relation.
+    """
+
+    mechanism: DpSgd
+    learning_rate: float
+    counts: CountNoise | None
+    guarantee: Guarantee
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Steps of each part."""
+        size = math.ceil(self.mechanism.steps / PARTS)
+        return tuple(min(size, self.mechanism.steps - done) for done in range(0, self.mechanism.steps, size))
+
+
+def plan_private(privacy: PrivacyConfig, recipe: Recipe, sizes: Sequence[int]) -> list[PrivatePlan]:
+    """Size the noise for each client with ``sizes`` records, so that its guarantee is what was asked.
+
+    Raises PrivacyError for a delta that lets a record be published (it must be below 1 / records) or noise
+    that earns no finite epsilon, and ModelError for a model that DP-SGD can't train: all of them before
+    anything is paid for.
+    """
+    for size in sizes:
+        accounting.check_delta(privacy.delta, size)
+    for spec in set(recipe.models):
+        _check_trainable(spec)
+    planned = {size: _plan(privacy, recipe, size) for size in set(sizes)}
+    return [planned[size] for size in sizes]
+
+
+def _check_trainable(spec: ModelSpec) -> None:
+    if spec.is_estimator:
+        raise ModelError(
+            f"model {spec.name!r} can't be trained by DP-SGD, because it doesn't train by gradient steps; "
+            "choose a network"
+        )
+    module = spec.network(0)
+    dpsgd.check_module(module)
+    dpsgd.check_separate(module, spec.shape)
+
+
+def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
+    rate = min(1.0, recipe.settings.batch_size / size)
+
+    def mechanism(noise: float) -> DpSgd:
+        return DpSgd(
+            sampling_rate=rate, noise_multiplier=noise, clip=privacy.clip, steps=recipe.settings.local_steps
+        )
+
+    def cost(event: dp.DpEvent) -> float:
+        return accounting.epsilon(event, privacy.delta, privacy.relation)
+
+    asked = privacy.epsilon
+    if asked is None:
+        assert privacy.noise is not None
+        asked = cost(mechanism(privacy.noise).event)
+        if not asked < math.inf:
+            raise PrivacyError(
+                f"privacy.noise must be enough for a finite epsilon, got {privacy.noise} for {size} records; "
+                "give a larger one"
+            )
+    counts = (
+        CountNoise(epsilon=COUNTS_SHARE * asked, relation=privacy.relation)
+        if recipe.method.private_quantities
+        else None
+    )
+
+    def event(noise: float) -> dp.DpEvent:
+        training = mechanism(noise).event
+        return training if counts is None else accounting.compose([counts.charge.event, training])
+
+    noise = privacy.noise
+    if noise is None:
+        noise = accounting.calibrate(event, asked, privacy.delta, privacy.relation)
+    return PrivatePlan(
+        mechanism=mechanism(noise),
+        learning_rate=privacy.learning_rate,
+        counts=counts,
+        guarantee=Guarantee(
+            epsilon=cost(event(noise)) if privacy.epsilon is None else privacy.epsilon,
+            delta=privacy.delta,
+            unit=privacy.unit,
+            relation=privacy.relation,
+        ),
+    )
+
+
+def train_part(
+    spec: ModelSpec,
+    state: State,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    plan: PrivatePlan,
+    *,
+    steps: int,
+    counts: NDArray[np.float64] | None,
+    device: str = "cpu",
+) -> State:
+    """Run by one client, after it has paid: ``steps`` steps of its private training; the new weights.
+
+    ``counts``: noisy class counts for a balanced softmax, or None.
+    """
+    module = spec.network(0)
+    module.load_state_dict(state)
+    prior = torch.zeros(spec.n_classes) if counts is None else log_prior(counts)
+    prior = prior.to(device)
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return balanced_cross_entropy(outputs, labels, prior)
+
+    dpsgd.train(
+        module,
+        x,
+        y,
+        mechanism=plan.mechanism.part(steps),
+        learning_rate=plan.learning_rate,
+        loss=loss,
+        device=device,
+    )
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}

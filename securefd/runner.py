@@ -1,0 +1,367 @@
+"""A run: one federation with real sealing, a ledger, and a folder from which it resumes.
+
+Every round ends with a checkpoint. A run that is killed starts again after its last one and, where no
+released noise is drawn, ends with the same bytes; where noise is drawn, what was stored is sent again and
+never redrawn, and what was paid for but not stored is paid again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from securefd import checkpoint, exchange
+from securefd.baselines import alone
+from securefd.cohort import Pool
+from securefd.config import Config
+from securefd.data.dataset import Dataset
+from securefd.data.splits import Split, load_split
+from securefd.defenses.claims import Guarantee
+from securefd.defenses.sealing import Opened, PlainSealing, Sealing, make_sealing
+from securefd.errors import ConfigError, RunError
+from securefd.federation import Asked, Consensus, Federations, Vector
+from securefd.folder import (
+    LOCK,
+    locked,
+    make,
+    read_arrays,
+    read_lines,
+    write_arrays,
+    write_bytes,
+    write_json,
+)
+from securefd.manifest import establish
+from securefd.planning import promises
+from securefd.private import PrivatePlan, plan_private
+from securefd.private_client import PrivateClient
+from securefd.progress import Progress, Silent
+from securefd.recipe import Recipe
+from securefd.result import Run, load_run, view_path
+from securefd.rules import n_clients
+
+
+def run(config: Config, out: str | Path, progress: Progress | None = None, *, with_local: bool = True) -> Run:
+    """Run a federation into the folder ``out``, or resume the run that is there; a finished one is opened.
+
+    ``with_local``: also train each client alone, to compare with; a private client's figure is there anyway.
+
+    Raises RunError for a folder that is something else, RunLocked for one in use, RunMismatch for one of
+    another configuration, and the errors of data, models and privacy before anything is trained.
+    """
+    folder = Path(out)
+    _check_place(folder)
+    _check_device(config.performance.device)
+    split = load_split(config.data, n_clients(config), config.seed)
+    make(folder)
+    with locked(folder), one_thread():
+        manifest = establish(folder, config, split)
+        if not (folder / "result.json").exists():
+            _Runner(config, split, folder, manifest, progress or Silent()).play(with_local)
+    return load_run(folder)
+
+
+def pool_of(clients: Sequence[Dataset]) -> tuple[Pool, list[NDArray[np.int64]]]:
+    """Put the clients' records into one array, and say which rows are whose."""
+    ends = np.cumsum([len(client) for client in clients])
+    rows = [np.arange(end - len(client), end) for client, end in zip(clients, ends, strict=True)]
+    pool = Pool(
+        x=np.concatenate([client.x for client in clients]),
+        y=np.concatenate([client.y for client in clients]),
+        n_classes=clients[0].n_classes,
+    )
+    return pool, rows
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread an operation: sums are added in one order whatever the machine, and models run abreast."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Runner:
+    def __init__(
+        self, config: Config, split: Split, folder: Path, manifest: dict[str, Any], progress: Progress
+    ) -> None:
+        self.config = config
+        self.split = split
+        self.folder = folder
+        self.progress = progress
+        self.recipe = Recipe.of(config, split.input_shape, split.n_classes)
+        self.pool, self.rows = pool_of(split.clients)
+        for name in ("models", "views"):
+            make(folder / name)
+        self.plans = self._plans()
+        self.private = [
+            PrivateClient(folder / "clients" / str(k), k, plan, config.privacy)
+            for k, plan in enumerate(self.plans)
+            if config.privacy is not None
+        ]
+        self.lines: list[dict[str, Any]] = []
+        # Never used before: a resumed run seals what it sends again under new masks.
+        self.session = os.urandom(32)
+        self.codec = exchange.codec_of(self.recipe, config.sealing)
+        # Levels that each client last sent, and that all last heard: what the codec's deltas are from.
+        coded = len(split.public) if self.codec is not None else 0
+        self.sent = np.full((n_clients(config), coded, split.n_classes), -1, dtype=np.int16)
+        self.heard = np.full((coded, split.n_classes), -1, dtype=np.int16)
+
+    def play(self, with_local: bool) -> None:
+        """From the last checkpoint to the end."""
+        rounds = self.config.method.rounds
+        with self.progress.stage("federation", rounds + 2) as advance:
+            counts = [
+                client.counts(self.split.clients[k].y, self.split.n_classes)
+                for k, client in enumerate(self.private)
+            ]
+            federation = self._federation(counts)
+            done = self._resume(federation)
+            advance(done)
+            sealing = make_sealing(self.config.sealing.kind, n_clients(self.config), self.codec)
+            for number in range(done, rounds):
+                self._round(federation, sealing, number, counts)
+                advance(1)
+            federation.finish()
+            advance(1)
+            self._result(federation, with_local)
+            advance(1)
+
+    def _plans(self) -> list[PrivatePlan]:
+        if not self.recipe.private:
+            return []
+        assert self.config.privacy is not None
+        return plan_private(self.config.privacy, self.recipe, [len(client) for client in self.split.clients])
+
+    def _federation(self, counts: Sequence[NDArray[np.float64] | None]) -> Federations:
+        noisy = [c for c in counts if c is not None]
+        return Federations(
+            self.recipe,
+            self.pool,
+            [self.rows],
+            self.split.public,
+            counts=[noisy] if noisy else None,
+            device=self.config.performance.device,
+            workers=self.config.performance.workers,
+        )
+
+    def _resume(self, federation: Federations) -> int:
+        """Restore the last checkpoint; return how many rounds are done."""
+        saved = self._checkpoints()
+        if not saved:
+            return 0
+        done = max(saved)
+        arrays = read_arrays(saved[done])
+        self.sent, self.heard = np.array(arrays.pop("sent")), np.array(arrays.pop("heard"))
+        checkpoint.restore(federation, arrays)
+        # The line of a round is written before its checkpoint: there may be one too many.
+        self.lines = read_lines(self.folder / "metrics.jsonl")[:done]
+        self._forget_before(done)
+        return done
+
+    def _checkpoints(self) -> dict[int, Path]:
+        found = self.folder.glob("models/round-*.safetensors")
+        return {int(path.stem.removeprefix("round-")): path for path in found}
+
+    def _forget_before(self, done: int) -> None:
+        for number, old in self._checkpoints().items():
+            if number < done:
+                old.unlink()
+
+    def _round(
+        self,
+        federation: Federations,
+        sealing: Sealing,
+        number: int,
+        counts: Sequence[NDArray[np.float64] | None],
+    ) -> None:
+        began = time.monotonic()
+        line: dict[str, Any] = {"round": number + 1}
+        if not self.recipe.private:
+            federation.fit(number)
+        elif number == 0:
+            self._train_privately(federation, counts)
+            line["alone.accuracy"] = self._accuracies(federation)
+        asked = federation.ask(number)
+        (vectors,) = federation.answer(asked)
+        opened = self._seal(sealing, asked, vectors)
+        (consensus,) = federation.combine(asked, [opened.total])
+        query, broadcast = self._messages(asked, consensus, opened)
+        if self.recipe.method.public:
+            federation.digest(asked, [consensus])
+        else:
+            federation.set_anchors([opened.total], [vectors])
+        accuracies = self._accuracies(federation)
+        line |= {
+            "bytes.up": max(opened.up),
+            "bytes.down": max(opened.down) + query + broadcast,
+            "clients.accuracy": float(np.mean(accuracies)),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        if federation.students is not None:
+            line["student.accuracy"] = self._accuracy(federation.students.logits(self.split.test.x)[0])
+        self._save_view(asked, opened, consensus)
+        self._save_round(federation, number + 1, line)
+
+    def _train_privately(self, federation: Federations, counts: Sequence[NDArray[np.float64] | None]) -> None:
+        clients = federation.clients
+        with self.progress.stage("private training", sum(len(plan.parts) for plan in self.plans)) as advance:
+            for k, client in enumerate(self.private):
+                own = self.split.clients[k]
+                clients.states[k] = client.train(
+                    clients.members[k].model,
+                    clients.states[k],
+                    own.x,
+                    own.y,
+                    counts=counts[k],
+                    device=self.config.performance.device,
+                    advance=advance,
+                )
+
+    def _seal(self, sealing: Sealing, asked: Asked, vectors: Sequence[Vector]) -> Opened:
+        if self.codec is not None and isinstance(sealing, PlainSealing):
+            sealing.previous = tuple(
+                self.sent[k, asked.asked].reshape(-1).astype(np.int64) for k in range(len(vectors))
+            )
+        if not len(asked.asked) and self.recipe.method.public:
+            nothing = (0,) * len(vectors)
+            return Opened(
+                total=np.empty(0, dtype=np.int64), individual=None, up=nothing, down=nothing, seen=()
+            )
+        opened = sealing.run_round(self.session, asked.round, vectors, self.recipe.bits)
+        if self.codec is not None:
+            for k, vector in enumerate(vectors):
+                self.sent[k, asked.asked] = vector.reshape(len(asked.asked), -1)
+        return opened
+
+    def _messages(self, asked: Asked, consensus: Consensus, opened: Opened) -> tuple[int, int]:
+        """Bytes of the query and of the broadcast that every client gets."""
+        query = exchange.query(self.recipe, self.session, asked.round, asked.asked)
+        if not self.recipe.method.public:
+            body = exchange.total_body(opened.total)
+        elif self.codec is None:
+            body = exchange.consensus_body(consensus.fresh)
+        else:
+            levels = np.rint(consensus.fresh * self.codec.steps).astype(np.int64)
+            before = self.heard[asked.asked].reshape(-1).astype(np.int64)
+            body = self.codec.encode(levels.reshape(-1), before)
+            self.heard[asked.asked] = levels
+        return len(query), len(exchange.broadcast(self.session, asked.round, body))
+
+    def _save_view(self, asked: Asked, opened: Opened, consensus: Consensus) -> None:
+        arrays = {
+            "queries": asked.asked,
+            "consensus": consensus.fresh,
+            "total": consensus.mean,
+        }
+        if opened.individual is not None and self.recipe.method.public:
+            arrays["answers"] = np.stack(
+                [self.recipe.decoded(vector, len(asked.asked)) for vector in opened.individual]
+            )
+        write_arrays(view_path(self.folder, asked.round), arrays)
+
+    def _save_round(self, federation: Federations, done: int, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        text = "".join(json.dumps(each, sort_keys=True) + "\n" for each in self.lines)
+        write_bytes(self.folder / "metrics.jsonl", text.encode())
+        arrays = checkpoint.pack(federation) | {"sent": self.sent, "heard": self.heard}
+        write_arrays(self.folder / "models" / f"round-{done:04d}.safetensors", arrays)
+        self._forget_before(done)
+
+    def _result(self, federation: Federations, with_local: bool) -> None:
+        if federation.students is not None:
+            write_arrays(
+                self.folder / "models" / "student.safetensors",
+                checkpoint.pack_state("student", federation.students.states[0]),
+            )
+        accuracies = self._accuracies(federation)
+        # A private client is trained once, so alone it is what it was before its first answer.
+        local: list[float] | None = self.lines[0].get("alone.accuracy")
+        if local is None and with_local:
+            local = self._alone()
+        up, down = (max(line[key] for line in self.lines) for key in ("bytes.up", "bytes.down"))
+        metrics = {
+            "clients.accuracy": float(np.mean(accuracies)),
+            "clients.accuracies": accuracies,
+            "local.accuracy": None if local is None else float(np.mean(local)),
+            "local.accuracies": local,
+            "student.accuracy": None
+            if federation.students is None
+            else self._accuracy(federation.students.logits(self.split.test.x)[0]),
+            "test.records": len(self.split.test),
+            "bytes": {"up": up, "down": down},
+            "rounds": self.config.method.rounds,
+        }
+        write_json(
+            self.folder / "result.json",
+            {
+                "metrics": metrics,
+                "claims": [asdict(claim) for claim in promises(self.config, self.recipe, self._guarantee())],
+                "notes": [client.note for client in self.private if client.note is not None],
+            },
+        )
+
+    def _guarantee(self) -> Guarantee | None:
+        """The largest epsilon that any client's ledger came to."""
+        spent = [client.spent() for client in self.private]
+        return max(spent, key=lambda g: g.epsilon) if spent else None
+
+    def _alone(self) -> list[float]:
+        with self.progress.stage("each client alone", self.config.method.rounds) as advance:
+            logits = alone(
+                self.recipe,
+                self.pool,
+                self.rows,
+                self.split.test.x,
+                device=self.config.performance.device,
+                workers=self.config.performance.workers,
+                advance=advance,
+            )
+        return [self._accuracy(each) for each in logits]
+
+    def _accuracies(self, federation: Federations) -> list[float]:
+        return [self._accuracy(logits) for logits in federation.clients.logits(self.split.test.x)]
+
+    def _accuracy(self, logits: NDArray[np.float32]) -> float:
+        return float((logits.argmax(-1) == self.split.test.y).mean())
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place that holds something else than a run: nothing of it is touched then."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; name a folder for the run")
+    try:
+        names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    except OSError as error:
+        raise RunError(f"folder {folder} can't be read: {error.strerror}; choose another place") from error
+    if names and LOCK not in names and not {"config.toml", "manifest.json"} <= names:
+        raise RunError(
+            f"folder {folder} isn't empty and holds no run (found {min(names)!r}); choose another folder"
+        )
+
+
+def _check_device(device: str) -> None:
+    kind, _, number = device.partition(":")
+    present = {
+        "cpu": 1,
+        "mps": int(torch.backends.mps.is_available()),
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+    }[kind]
+    if not int(number or 0) < present:
+        raise ConfigError(
+            f"performance.device must be there, got {device!r}, and PyTorch finds {present} of its kind; "
+            "write 'cpu', or install a PyTorch that supports the device"
+        )

@@ -1,0 +1,96 @@
+"""What each observer sees of a federation, in the one form that attacks take.
+
+A run and its shadows go through the same function, so that an attack can't tell them apart by form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from securefd.methods import Method
+from securefd.simplex import normalised
+from securefd.views import Observer, Predict, RoundView, View
+
+Floats = NDArray[np.float64]
+
+PEER = 0
+"""The client that plays the curious peer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Travelled:
+    """What one round put on the wire, decoded from the grid, as the method exchanges it.
+
+    ``queries``: ``(a,)`` those that were asked. ``consensus``: ``(a, C)`` what was broadcast. ``mean``:
+    ``(a, C)`` the mean of the first part of the answers. ``answers``: ``(n_clients, a, C)`` that part of each
+    client's answer, or None where it was sealed. For ``fd``, which asks nothing, ``(C, C)`` class means.
+    """
+
+    queries: NDArray[np.int64]
+    consensus: Floats
+    mean: Floats
+    answers: Floats | None
+
+
+def view(
+    observer: Observer,
+    rounds: Sequence[Travelled],
+    *,
+    method: Method,
+    public: NDArray[np.float32],
+    student: Predict | None,
+) -> View:
+    """What ``observer`` saw, answers turned into class probabilities.
+
+    The server has what it opened and, since it distils it, the student. A peer (client 0) has the consensus
+    of each round. Whoever is given the release has the student only. ``student``: None where there is none.
+    """
+    seen = () if observer == "release" else rounds
+    return View(
+        observer=observer,
+        public=public,
+        rounds=tuple(_round(number, each, observer, method) for number, each in enumerate(seen)),
+        student=None if observer == "peer" else student,
+        client=PEER if observer == "peer" else None,
+    )
+
+
+def _round(number: int, seen: Travelled, observer: Observer, method: Method) -> RoundView:
+    if not method.public:
+        # Nothing was asked about an input: what travelled speaks of classes, and is left as it is.
+        return RoundView(round=number, queries=seen.queries, consensus=seen.consensus)
+    server = observer == "server"
+    answered = _AS_PROBABILITIES[method.blocks(0, 2, method.options)[0].name]
+    # The target of the L1 loss is logits, that of every other loss is probabilities.
+    broadcast = _softmax if method.loss == "l1" else _unchanged
+    return RoundView(
+        round=number,
+        queries=seen.queries,
+        consensus=broadcast(seen.consensus),
+        total=answered(seen.mean) if server else None,
+        answers=answered(seen.answers) if server and seen.answers is not None else None,
+    )
+
+
+def _softmax(logits: Floats) -> Floats:
+    return np.asarray(softmax(logits, axis=-1), dtype=np.float64)
+
+
+def _unchanged(values: Floats) -> Floats:
+    return values
+
+
+_AS_PROBABILITIES: Mapping[str, Callable[[Floats], Floats]] = {
+    "probabilities": _unchanged,
+    "votes": _unchanged,
+    "logits": _softmax,
+    # n_kc p_k(c | x), divided by its sum over classes: what the client would say of x given its own mix of
+    # classes. The class counts that travel beside it aren't used.
+    "weighted probabilities": normalised,
+}
+"""By the name of the first part of an answer (`Method.blocks`)."""
