@@ -1,0 +1,54 @@
+"""An audit as JSON and back: what RUN/audit/findings.json holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from securefd.errors import AuditError
+from securefd.evaluation.findings import Audit, Control, Finding, Outcome, Skipped
+
+_KINDS: Mapping[str, TypeAdapter[Any]] = {"finding": TypeAdapter(Finding), "skipped": TypeAdapter(Skipped)}
+_CONTROLS = TypeAdapter(tuple[Control, ...])
+
+
+def to_json(audit: Audit) -> str:
+    """The same audit gives the same text."""
+    tables = {
+        "outcomes": [_tagged(outcome) for outcome in audit.outcomes],
+        "controls": to_jsonable_python(audit.controls),
+        "error_level": audit.error_level,
+        "federations": audit.federations,
+        "commitment": audit.commitment,
+    }
+    return json.dumps(tables, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str, source: str = "findings") -> Audit:
+    """Read what :func:`to_json` wrote; ``source`` names the file in errors. Raises AuditError."""
+    try:
+        tables = json.loads(text)
+        return Audit(
+            outcomes=tuple(_outcome(dict(table)) for table in tables["outcomes"]),
+            controls=_CONTROLS.validate_python(tables["controls"]),
+            error_level=float(tables["error_level"]),
+            federations=int(tables["federations"]),
+            commitment=str(tables["commitment"]),
+        )
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise AuditError(f"{source} isn't what an audit wrote ({reason}); audit the run again") from None
+
+
+def _tagged(outcome: Outcome) -> dict[str, Any]:
+    table: dict[str, Any] = to_jsonable_python(outcome)
+    return table | {"kind": "finding" if isinstance(outcome, Finding) else "skipped"}
+
+
+def _outcome(table: dict[str, Any]) -> Outcome:
+    outcome: Outcome = _KINDS[table.pop("kind")].validate_json(json.dumps(table))
+    return outcome

@@ -1,0 +1,124 @@
+"""Playing a run's recipe: everything that happens in a federation, from local training to the student.
+
+Nothing here knows who plays it or why; a `Play` and the rows that each client owns decide everything, but
+for noise, which is drawn afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from securefd.checkpoint import pack_state
+from securefd.cohort import Pool
+from securefd.federation import Federations
+from securefd.private import PrivatePlan, plan_private, train_part
+from securefd.recipe import Recipe
+from securefd.result import Run
+from securefd.runner import one_thread, pool_of
+
+Arrays = dict[str, NDArray[Any]]
+Rows = Sequence[NDArray[np.int64]]
+"""Of the pool, those that each client of one federation owns."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Play:
+    """Everything about a federation but who takes part. ``plans``: of private clients, else empty."""
+
+    recipe: Recipe
+    pool: Pool
+    public: NDArray[np.float32]
+    plans: tuple[PrivatePlan, ...]
+    device: str
+
+    @classmethod
+    def of(cls, run: Run) -> Play:
+        """What ``run`` played."""
+        config, split = run.config, run.split
+        recipe = Recipe.of(config, split.input_shape, split.n_classes)
+        sizes = [len(client) for client in split.clients]
+        private = recipe.private and config.privacy is not None
+        return cls(
+            recipe=recipe,
+            pool=pool_of(split.clients)[0],
+            public=split.public,
+            plans=tuple(plan_private(config.privacy, recipe, sizes)) if private and config.privacy else (),
+            device=config.performance.device,
+        )
+
+
+def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
+    """Play one federation for each of ``rows``, side by side; what travelled, and the students.
+
+    ``queries.R``: (a,). ``answers.R``: (F, n_clients, a, C) the first part of the answers, on the grid.
+    ``consensus.R``: (F, a, C). ``student.NAME``: (F, ...) weights.
+    """
+    recipe = setup.recipe
+    with one_thread():
+        counts = _noisy_counts(setup, rows)
+        federations = Federations(
+            recipe, setup.pool, rows, setup.public, counts=counts, device=setup.device, workers=1
+        )
+        if setup.plans:
+            _train_privately(setup, federations, counts)
+        arrays: Arrays = {}
+        for number in range(recipe.settings.rounds):
+            if not setup.plans:
+                federations.fit(number)
+            asked = federations.ask(number)
+            vectors = np.array(federations.answer(asked))
+            consensus = federations.combine(asked, list(vectors.sum(axis=1)))
+            federations.digest(asked, consensus, clients=number + 1 < recipe.settings.rounds)
+            shape = recipe.blocks(len(asked.asked))[0].shape
+            size = int(np.prod(shape))
+            arrays |= {
+                f"queries.{number}": asked.asked,
+                f"answers.{number}": vectors[..., :size]
+                .reshape(*vectors.shape[:2], *shape)
+                .astype(np.uint32),
+                f"consensus.{number}": np.stack([each.fresh for each in consensus]),
+            }
+        federations.finish()
+        assert federations.students is not None
+        states = [pack_state("student", federations.students.states[f]) for f in range(len(rows))]
+        return arrays | {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+
+def _noisy_counts(setup: Play, rows: Sequence[Rows]) -> list[list[NDArray[np.float64]]] | None:
+    """Class counts with fresh noise, as the deployed clients drew theirs; None where none are noised."""
+    if not any(plan.counts for plan in setup.plans):
+        return None
+    return [
+        [
+            np.asarray(
+                plan.counts(np.bincount(setup.pool.y[own], minlength=setup.pool.n_classes)), np.float64
+            )
+            for plan, own in zip(setup.plans, federation, strict=True)
+            if plan.counts is not None
+        ]
+        for federation in rows
+    ]
+
+
+def _train_privately(
+    setup: Play, federations: Federations, counts: list[list[NDArray[np.float64]]] | None
+) -> None:
+    clients = federations.clients
+    for index, member in enumerate(clients.members):
+        plan = setup.plans[member.client]
+        for steps in plan.parts:
+            clients.states[index] = train_part(
+                member.model,
+                clients.states[index],
+                setup.pool.x[member.rows],
+                setup.pool.y[member.rows],
+                plan,
+                steps=steps,
+                counts=None if counts is None else counts[member.federation][member.client],
+                device=setup.device,
+            )

@@ -1,0 +1,375 @@
+"""A report as data: what was promised, what attacks found, who saw what. A format is a function of it.
+
+The types here hold plain values only, so that JSON, HTML and any later format come from one place. They
+have no field for a seed of noise, a salt, a plain hash of private data or a record's membership.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from securefd.errors import ReportError
+
+SCHEMA_VERSION = "1.0"
+Verdict = Literal["pass", "fail", "inconclusive"]
+Judgement = Literal["CONSISTENT", "VIOLATED", "INCONCLUSIVE"]
+
+STANDING_LIMITS = (
+    "A lower bound is not a guarantee: an attack that found nothing proves only that it found nothing.",
+    "A claim holds under its own unit of privacy and neighbouring relation. A person with k records needs "
+    "the claim for groups of k, which is weaker.",
+    "Secrecy is not privacy: sealing hides single answers, but their sum and the student still leak.",
+    "Utility was measured on this test set only, and says nothing about other populations.",
+    "Clients that lie within the bound on values are not detected, and a server can deny service.",
+)
+"""What every report must say; a run adds its own."""
+
+
+def _printable(text: str) -> str:
+    """Control characters are in no name or sentence, and would make XML and terminals misbehave."""
+    if any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 or c in "\ufffe\uffff" for c in text):
+        raise ValueError("text must hold no control characters other than newline and tab")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+Word = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[float, AfterValidator(float)]
+Epsilon = Annotated[float, Field(ge=0), AfterValidator(float)]
+Delta = Annotated[float, Field(ge=0, lt=1), AfterValidator(float)]
+Rate = Annotated[float, Field(ge=0, le=1), AfterValidator(float)]
+
+
+class Row(BaseModel):
+    """Frozen, strict, closed to unknown fields, and finite: NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Estimate(Row):
+    """A measured figure with its interval, or the reason why there is none."""
+
+    value: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.value is None:
+            if not self.reason or self.low is not None or self.high is not None:
+                raise ValueError("an estimate without a value needs a reason, and has no interval")
+            return self
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval needs both ends")
+        if self.low is not None and self.high is not None and not self.low <= self.value <= self.high:
+            raise ValueError(
+                f"value must lie in its interval, got {self.value} and [{self.low}, {self.high}]"
+            )
+        return self
+
+
+def estimate(
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    confidence: float = 0.95,
+    otherwise: str = "could not be computed",
+) -> Estimate:
+    """An estimate from figures that may be NaN, infinite or None, which become ``otherwise``, the reason."""
+    if value is None or not math.isfinite(value):
+        return Estimate(confidence=confidence, reason=otherwise)
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return Estimate(value=float(value), confidence=confidence)
+    return Estimate(value=float(value), low=float(low), high=float(high), confidence=confidence)
+
+
+def accuracy(value: float, records: int, *, confidence: float = 0.95) -> Estimate:
+    """An accuracy over ``records`` test records, in [0, 1], with its Wilson score interval (Wilson 1927).
+
+    ``value`` may also be the mean accuracy of several models on the same records: the variance of such a
+    mean is largest when all err together, so counting each record once gives an interval wide enough.
+    """
+    if not 0 <= value <= 1:
+        raise ReportError(f"accuracy must be in [0, 1], got {value}: give a share, not a percentage")
+    if not records > 0:
+        raise ReportError(f"records must be > 0, got {records}: an accuracy needs test records")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (value + z * z / (2 * records)) / (1 + z * z / records)
+    spread = value * (1 - value) / records + z * z / (4 * records * records)
+    half = z * math.sqrt(spread) / (1 + z * z / records)
+    # Rounding may push an end past the value or the range by one ulp.
+    low, high = max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
+    return Estimate(value=float(value), low=float(low), high=float(high), confidence=confidence)
+
+
+class Sight(Row):
+    """What one observer sees, as a sentence."""
+
+    observer: Word
+    sees: Word
+
+
+class Claim(Row):
+    """What is promised to one observer: a proven (epsilon, delta), a cryptographic assumption, or nothing.
+
+    ``subject``: private records, or the answers that single clients sent. ``assumption``: what must hold
+    besides mathematics. ``reason``: what the claim rests on, or why nothing can be promised.
+    """
+
+    observer: Word
+    subject: Literal["records", "answers"] = "records"
+    kind: Literal["proven", "cryptographic", "none"]
+    unit: Literal["record", "client"] | None = None
+    relation: Literal["add-or-remove", "replace-one"] | None = None
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
+    assumption: Text = ""
+    reason: Word
+
+    @model_validator(mode="after")
+    def _stated(self) -> Self:
+        if self.kind == "proven" and None in (self.epsilon, self.delta, self.unit, self.relation):
+            raise ValueError("a proven claim states epsilon, delta, unit and relation")
+        if self.kind != "proven" and (self.epsilon is not None or self.delta is not None):
+            raise ValueError(f"a claim of kind {self.kind} has no epsilon and no delta")
+        return self
+
+
+_NOT_RUN = Estimate(reason="not part of this run")
+
+
+class Utility(Row):
+    """Accuracies on the test set. Together and alone are means over clients."""
+
+    test_records: Count
+    student: Estimate = _NOT_RUN
+    clients_together: Estimate = _NOT_RUN
+    clients_alone: Estimate = _NOT_RUN
+    pooled: Estimate = _NOT_RUN
+    fedavg: Estimate = _NOT_RUN
+
+
+class Communication(Row):
+    """Bytes a client and round, means over both, counted from the messages that travelled."""
+
+    up: Count
+    down: Count
+    clients: Annotated[int, Field(ge=1)]
+    rounds: Count
+    weights: Count | None = None
+    """Bytes of the student's weights: what sharing weights would send up a client and round."""
+    note: Text = ""
+
+
+class Charge(Row):
+    """What a data holder's ledger says was spent, composed over everything of one kind."""
+
+    holder: Word
+    event: Word
+    count: Count
+    unit: Literal["record", "client"]
+    relation: Literal["add-or-remove", "replace-one"]
+    epsilon: Epsilon
+    delta: Delta
+
+
+class RateAt(Row):
+    """True-positive rate at a false-positive rate that was fixed beforehand."""
+
+    fpr: Annotated[float, Field(gt=0, lt=1)]
+    tpr: Estimate
+
+
+class Finding(Row):
+    """What one attack by one observer found.
+
+    ``n_in``, ``n_out``: members and non-members behind AUC and rates. ``trials_in``, ``trials_out``:
+    independent trials behind ``epsilon_bound``, which holds at level ``confidence``; None where there can
+    be none. ``epsilon_power``: the largest epsilon that these trials could have certified.
+    ``claim_epsilon``: what was promised to this observer in the terms of the game, or None. ``delta``:
+    that of claim and bound.
+    """
+
+    subject: Literal["this run", "the recipe"]
+    observer: Word
+    attack: Word
+    n_in: Count
+    n_out: Count
+    auc: Estimate
+    rates: tuple[RateAt, ...] = ()
+    trials_in: Count = 0
+    trials_out: Count = 0
+    epsilon_bound: Epsilon | None = None
+    epsilon_power: Epsilon | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    threshold_rule: Text = ""
+    claim_epsilon: Epsilon | None = None
+    delta: Delta | None = None
+    judgement: Judgement
+    reason: Word
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        bound, power, claim = self.epsilon_bound, self.epsilon_power, self.claim_epsilon
+        if bound is not None and None in (self.confidence, self.delta):
+            raise ValueError("epsilon_bound needs its confidence and delta")
+        held = bound is not None and power is not None and claim is not None and bound <= claim < power
+        if self.judgement == "CONSISTENT" and not held:
+            raise ValueError("CONSISTENT needs a bound within a claim, and power above the claim")
+        if self.judgement == "VIOLATED" and (bound is None or claim is None or bound <= claim):
+            raise ValueError("VIOLATED needs a bound above a claim")
+        return self
+
+
+class Skipped(Row):
+    """A check that was not made, and why."""
+
+    subject: Literal["this run", "the recipe"]
+    observer: Word
+    attack: Word
+    reason: Word
+
+
+class Control(Row):
+    """A test of the audit itself: it must find nothing where nothing is, and a leak where one was put."""
+
+    kind: Literal["null", "positive"]
+    attack: Word
+    measured: Word
+    passed: bool
+
+
+class Variant(Row):
+    """One run of the federation that the report compares with the others."""
+
+    name: Word
+    method: Word
+    sealing: Word
+    privacy: Word
+    description: Text = ""
+    sights: tuple[Sight, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    utility: Utility
+    communication: Communication
+    ledger: tuple[Charge, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    controls: tuple[Control, ...] = ()
+    unprotected: tuple[Word, ...] = ()
+    substitutions: tuple[Word, ...] = ()
+
+
+class Package(Row):
+    """A dependency and the version that ran."""
+
+    name: Word
+    version: Word
+
+
+class Seed(Row):
+    """A seed that anyone may know. Noise, keys and coin flips of audits never come from one."""
+
+    purpose: Word
+    value: int
+
+
+class Provenance(Row):
+    """Where the figures come from, and how to get them again."""
+
+    securefd: Word
+    python: Word
+    packages: tuple[Package, ...] = ()
+    seeds: tuple[Seed, ...] = ()
+    public_set: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the public set, which everyone may see."""
+    configuration: Text
+    command: Word
+    reproducibility: Text = ""
+
+
+class Timing(Row):
+    """How long a stage took."""
+
+    stage: Word
+    seconds: Annotated[float, Field(ge=0), AfterValidator(float)]
+
+
+class Volatile(Row):
+    """All that differs between two reports of the same runs."""
+
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    """UTC, ISO 8601, whole seconds."""
+    timings: tuple[Timing, ...] = ()
+
+
+class Report(Row):
+    """All of it. A policy may set another ``verdict`` than :func:`judge`, but can't hide a violation."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    title: Word
+    verdict: Verdict
+    summary: Word
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    limits: tuple[Word, ...] = STANDING_LIMITS
+    provenance: Provenance
+    volatile: Volatile
+
+    @model_validator(mode="after")
+    def _honest(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            raise ValueError("variants must have different names")
+        findings = [finding for variant in self.variants for finding in variant.findings]
+        if self.verdict != "fail" and any(finding.judgement == "VIOLATED" for finding in findings):
+            raise ValueError("a violated claim makes the verdict fail")
+        if self.verdict == "pass" and not findings:
+            raise ValueError("a report without findings does not pass")
+        return self
+
+    def write(self, stem: str | Path, formats: Sequence[str] = ("json", "html")) -> tuple[Path, ...]:
+        """Write ``STEM.json``, ``STEM.html``, …; see :func:`securefd.evaluation.formats.write`."""
+        from securefd.evaluation.formats import write  # formats are functions of this type, so they import it
+
+        return write(self, Path(stem), formats)
+
+
+def strongest(findings: Iterable[Finding]) -> Finding | None:
+    """The finding with the largest measured AUC, or None where none was measured."""
+    measured = [finding for finding in findings if finding.auc.value is not None]
+    return max(measured, key=lambda finding: finding.auc.value or 0.0, default=None)
+
+
+def judge(variants: Iterable[Variant]) -> Verdict:
+    """The verdict by claims alone: pass only if every proven claim was tested, soundly and fully, and held.
+
+    A variant that promises nothing can neither pass nor fail. No claim at all is inconclusive.
+    """
+    found = [_judge_claims(variant) for variant in variants]
+    for verdict in ("fail", "inconclusive"):
+        if verdict in found:
+            return verdict
+    return "pass" if "pass" in found else "inconclusive"
+
+
+def _judge_claims(variant: Variant) -> Verdict | None:
+    """None where nothing is promised."""
+    promised = {c.observer for c in variant.claims if c.kind == "proven" and c.subject == "records"}
+    tested = [finding for finding in variant.findings if finding.claim_epsilon is not None]
+    if not promised and not tested:
+        return None
+    if any(finding.judgement == "VIOLATED" for finding in tested):
+        return "fail"
+    sound = bool(variant.controls) and all(control.passed for control in variant.controls)
+    whole = not variant.skipped and promised <= {finding.observer for finding in tested}
+    held = all(finding.judgement == "CONSISTENT" for finding in tested)
+    return "pass" if sound and whole and held else "inconclusive"

@@ -1,0 +1,118 @@
+"""A small report for tests: three variants, one without any finding."""
+
+from __future__ import annotations
+
+from securefd.evaluation.report import (
+    Charge,
+    Claim,
+    Communication,
+    Control,
+    Estimate,
+    Finding,
+    Package,
+    Provenance,
+    RateAt,
+    Report,
+    Seed,
+    Sight,
+    Skipped,
+    Timing,
+    Utility,
+    Variant,
+    Volatile,
+    accuracy,
+    estimate,
+)
+
+OBSERVERS = ("server", "peer", "release")
+
+
+def finding(**changes: object) -> Finding:
+    fields = {
+        "subject": "the recipe",
+        "observer": "server",
+        "attack": "LiRA on answers",
+        "n_in": 40,
+        "n_out": 44,
+        "auc": estimate(0.71, 0.66, 0.75),
+        "rates": (
+            RateAt(fpr=0.1, tpr=estimate(0.21, 0.1, 0.3)),
+            RateAt(fpr=0.001, tpr=Estimate(reason="not measurable")),
+        ),
+        "trials_in": 16,
+        "trials_out": 15,
+        "epsilon_bound": 0.4,
+        "epsilon_power": 1.62,
+        "confidence": 0.992,
+        "threshold_rule": "fixed on the first half",
+        "claim_epsilon": 8.0,
+        "delta": 1e-5,
+        "judgement": "INCONCLUSIVE",
+        "reason": "power is below the claim",
+    }
+    return Finding.model_validate(fields | changes)
+
+
+def proven(observer: str) -> Claim:
+    return Claim(
+        observer=observer,
+        kind="proven",
+        unit="record",
+        relation="add-or-remove",
+        epsilon=8.0,
+        delta=1e-5,
+        reason=f"{observer}: DP-SGD",
+    )
+
+
+def variant(name: str, **changes: object) -> Variant:
+    fields = {
+        "name": name,
+        "method": "balanced",
+        "sealing": "masked",
+        "privacy": "dpsgd",
+        "sights": tuple(Sight(observer=o, sees=f"{name}: what {o} sees") for o in OBSERVERS),
+        "claims": tuple(map(proven, OBSERVERS)),
+        "utility": Utility(test_records=300, student=accuracy(0.9, 300), clients_alone=accuracy(0.7, 300)),
+        "communication": Communication(up=20_133, down=999, clients=5, rounds=5, weights=424_488),
+        "ledger": (
+            Charge(
+                holder="client 0",
+                event="DP-SGD",
+                count=1,
+                unit="record",
+                relation="add-or-remove",
+                epsilon=7.9,
+                delta=1e-5,
+            ),
+        ),
+        "findings": tuple(finding(observer=o, reason=f"{name}: why for {o}") for o in OBSERVERS),
+        "skipped": (
+            Skipped(subject="this run", observer="peer", attack="all", reason=f"{name}: saw nothing"),
+        ),
+        "controls": (Control(kind="null", attack="LiRA", measured=f"{name}: nothing found", passed=True),),
+        "unprotected": ("who took part",),
+        "substitutions": (f"{name}: an MLP stands in",),
+    }
+    return Variant.model_validate(fields | changes)
+
+
+def report(**changes: object) -> Report:
+    bare = {"claims": (), "findings": (), "skipped": (), "controls": (), "ledger": (), "substitutions": ()}
+    fields = {
+        "title": "A federation",
+        "verdict": "inconclusive",
+        "summary": "Too few trials.",
+        "variants": (variant("plain"), variant("sealed"), variant("bare", **bare)),
+        "provenance": Provenance(
+            securefd="0.1.0",
+            python="3.11.9",
+            packages=(Package(name="torch", version="2.13.0"),),
+            seeds=(Seed(purpose="splits", value=7),),
+            public_set="ab" * 32,
+            configuration='name = "x"\nseed = 7\n',
+            command="securefd demo",
+        ),
+        "volatile": Volatile(created="2025-01-31T10:22:33Z", timings=(Timing(stage="audit", seconds=1.5),)),
+    }
+    return Report.model_validate(fields | changes)

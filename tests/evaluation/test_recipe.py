@@ -1,0 +1,184 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from securefd.errors import AuditError, RunLocked
+from securefd.evaluation.coins import coins_of
+from securefd.evaluation.findings import Finding, Skipped
+from securefd.evaluation.findings_json import from_json, to_json
+from securefd.evaluation.recipe import audit
+from securefd.evaluation.shadows import shadows_of
+from securefd.folder import locked
+from securefd.result import Run
+from tests.evaluation.runs import DPSGD, config, tossed
+
+OBSERVERS = ("server", "peer", "release")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("recipe")
+
+
+@pytest.fixture(scope="module")
+def memorising(folder) -> Run:
+    """Many steps on few records, and no noise."""
+    steps = {"local_steps": 80, "digest_steps": 80, "student_steps": 300, "learning_rate": 1e-2}
+    settings = config(folder, "mlp", "mlp", method="feddf", rounds=1, queries=80, shadows=16, **steps)
+    return tossed(settings, folder / "memorising")
+
+
+@pytest.fixture(scope="module")
+def found(memorising):
+    return audit(memorising)
+
+
+def by(audited, subject: str, observer: str, attack: str) -> Finding:
+    (finding,) = [
+        each
+        for each in audited.outcomes
+        if (each.subject, each.observer, each.attack) == (subject, observer, attack)
+    ]
+    return finding
+
+
+def test_a_recipe_that_memorises_is_found_out(found):
+    """LiRA on the student alone; whoever sees more finds more."""
+    student = by(found, "the recipe", "release", "lira on student").auc
+    answers = by(found, "the recipe", "server", "lira on answers").auc
+    assert student > 0.57
+    assert answers > student
+    assert all(control.passed for control in found.controls)
+
+
+def test_membership_of_another_federation_is_not_found(memorising, monkeypatch):
+    """The same views held against coins that had nothing to do with them."""
+    own = shadows_of(memorising)
+    honest = audit(memorising, shadows=own)
+    wrong = audit(memorising, shadows=replace(own, membership=np.roll(own.membership, 1, axis=0)))
+    for each in wrong.outcomes:
+        if each.subject == "the recipe":
+            assert abs(each.auc - 0.5) < 0.08
+    assert by(honest, "the recipe", "server", "lira on answers").auc > 0.7
+    audit(memorising)
+
+
+def test_every_observer_is_asked_of_the_recipe_and_of_this_run(found):
+    attacks = {(each.subject, each.observer) for each in found.outcomes}
+    assert attacks == {(subject, o) for subject in ("the recipe", "this run") for o in OBSERVERS}
+    assert all(isinstance(each, Finding) for each in found.outcomes)
+    assert found.federations == 16
+
+
+def test_without_a_claim_nothing_passes(found):
+    assert {each.claim_epsilon for each in found.outcomes} == {None}
+    assert (found.judgement, found.exit_code) == ("INCONCLUSIVE", 3)
+
+
+def test_members_and_reserved_records_of_this_run_are_as_many(memorising, found):
+    split = memorising.split
+    count = min(sum(map(len, split.clients)), len(split.test))
+    release = by(found, "this run", "release", "loss on student")
+    assert (release.n_in, release.n_out) == (count, count)
+    peer = by(found, "this run", "peer", "loss on consensus")
+    assert 0 < peer.n_in < count  # not asked of its own records
+    assert release.epsilon_bound is None
+
+
+def test_a_peer_is_not_asked_of_its_own_records(memorising, found):
+    others = len(memorising.split.clients[1])
+    peer = by(found, "the recipe", "peer", "lira on consensus")
+    assert peer.n_in + peer.n_out <= others
+
+
+def test_the_same_audit_again_finds_the_same(memorising, found):
+    assert audit(memorising) == found
+
+
+# What is stored
+
+
+def walk(value):
+    yield value
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        yield from walk(child)
+
+
+def test_stored_findings_tell_neither_membership_nor_seed(memorising, found):
+    path = memorising.path / "audit" / "findings.json"
+    text = path.read_text()
+    assert from_json(text) == found
+    coins = coins_of(memorising.path / "audit")
+    for secret in (coins.seed, coins.salt):
+        assert secret.hex() not in text
+    assert found.commitment == coins.commitment
+    # nothing in it is as long as the list of candidates, or of one federation's members
+    lists = [value for value in walk(json.loads(text)) if isinstance(value, list)]
+    assert max(map(len, lists)) <= len(found.outcomes) < len(memorising.split.clients[0])
+    assert all(isinstance(value, dict | list | str | float | int | None) for value in walk(json.loads(text)))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_findings_survive_a_trip_through_json(found):
+    skipped = Skipped(subject="this run", observer="peer", attack="all", reason="saw nothing")
+    mixed = found.including([skipped])
+    assert from_json(to_json(mixed)) == mixed
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"outcomes": [{"kind": "rumour"}]}', '{"outcomes": [{}]}'])
+def test_other_content_is_refused(text):
+    with pytest.raises(AuditError, match="audit the run again"):
+        from_json(text)
+
+
+# Variants
+
+
+def test_a_sealed_run_shares_the_shadows_of_a_plain_one(folder, monkeypatch):
+    plain = tossed(config(folder, name="plain"), folder / "plain")
+    sealed = tossed(config(folder, name="sealed", sealing="masked"), folder / "sealed")
+    shadows = shadows_of(plain)
+    first = audit(plain, shadows=shadows)
+    monkeypatch.setattr("securefd.evaluation.recipe.shadows_of", lambda *given: pytest.fail("played again"))
+    second = audit(sealed, shadows=shadows)
+    for observer, attack in (("release", "lira on student"), ("peer", "lira on consensus")):
+        assert by(first, "the recipe", observer, attack) == by(second, "the recipe", observer, attack)
+    seen = {each.attack for each in second.outcomes if each.observer == "server"}
+    assert seen == {f"{a} on {s}" for a in ("loss", "lira") for s in ("total", "student")}
+    assert {e.attack for e in first.outcomes if e.observer == "server"} >= {"loss on answers"}
+    assert not (sealed.path / "audit" / "shadows").exists()
+
+
+def test_a_claim_is_held_against_every_observer(folder):
+    done = tossed(config(folder, name="private", privacy=DPSGD, shadows=12), folder / "private")
+    audited = audit(done)
+    held = [each for each in audited.outcomes if each.subject == "the recipe"]
+    assert {each.observer for each in held} == set(OBSERVERS)
+    for each in held:
+        assert 7.9 < each.claim_epsilon <= 8.0
+        assert each.delta == 1e-4
+        assert each.judgement == "INCONCLUSIVE"  # so few federations can't certify 8
+        assert "more federations" in each.reason
+
+
+def test_a_method_without_public_set_is_skipped_with_a_reason(folder):
+    done = tossed(config(folder, method="fd"), folder / "fd")
+    audited = audit(done)
+    assert len(audited.outcomes) == 2 * len(OBSERVERS)
+    assert all(isinstance(each, Skipped) for each in audited.outcomes)
+    assert "neither answers to public queries nor a student" in audited.outcomes[0].reason
+    assert (audited.controls, audited.exit_code) == ((), 3)
+    assert from_json((done.path / "audit" / "findings.json").read_text()) == audited
+
+
+def test_only_the_configured_observers_are_asked(folder):
+    done = tossed(config(folder, name="one", observers=("release",)), folder / "one")
+    assert {each.observer for each in audit(done).outcomes} == {"release"}
+
+
+def test_a_run_in_use_is_refused(memorising):
+    with locked(memorising.path), pytest.raises(RunLocked):
+        audit(memorising)

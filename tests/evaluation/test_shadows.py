@@ -1,0 +1,292 @@
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from securefd.cohort import Cohort
+from securefd.errors import AuditError
+from securefd.evaluation import play as playing
+from securefd.evaluation import shadows as module
+from securefd.evaluation.coins import FEW, Coins, always_in, coins_of
+from securefd.evaluation.play import Play, play
+from securefd.evaluation.shadows import CHUNK, Shadows, shadows_of
+from securefd.result import Run, load_run
+from securefd.runner import pool_of, run
+from tests.evaluation.runs import DPSGD, config
+
+OBSERVERS = ("server", "peer", "release")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("shadows")
+
+
+@pytest.fixture(scope="module")
+def plain(folder) -> Run:
+    return run(config(folder), folder / "plain")
+
+
+@pytest.fixture(scope="module")
+def shadows(plain) -> Shadows:
+    return shadows_of(plain)
+
+
+def as_deployed(done: Run) -> Shadows:
+    """One shadow in which everybody takes part."""
+    setup = Play.of(done)
+    everybody = np.ones((1, len(setup.pool.y)), dtype=bool)
+    return Shadows(
+        x=setup.pool.x,
+        labels=setup.pool.y,
+        client=np.zeros(len(setup.pool.y), dtype=np.int64),
+        membership=everybody,
+        coins=Coins(seed=bytes(32), salt=bytes(32)),
+        played=play(setup, [pool_of(done.split.clients)[1]]),
+        setup=setup,
+        key="",
+    )
+
+
+def assert_same(seen, other) -> None:
+    assert (seen.observer, seen.client) == (other.observer, other.client)
+    assert len(seen.rounds) == len(other.rounds)
+    for mine, theirs in zip(seen.rounds, other.rounds, strict=True):
+        assert mine.round == theirs.round
+        for name in ("queries", "consensus", "total", "answers"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+
+
+# A shadow is the deployed recipe
+
+
+@pytest.mark.parametrize("method", ["balanced", "cfd", "dsfl-power", "fedmd"])
+def test_a_shadow_of_everybody_is_the_deployed_run_bit_for_bit(folder, method):
+    done = run(config(folder, "cnn", "mlp", "forest", method=method), folder / f"everybody-{method}")
+    shadow = as_deployed(done)
+    for name, weights in done.student.state.items():
+        np.testing.assert_array_equal(shadow.played[f"student.{name}"][0], weights.numpy())
+    for observer in OBSERVERS:
+        (seen,) = shadow.views(observer, sealed=False)
+        deployed = done.view(observer)
+        assert_same(seen, deployed)
+        assert (seen.student is None) == (deployed.student is None)
+    asked = done.split.test.x[:5]
+    (release,) = shadow.views("release", sealed=False)
+    np.testing.assert_array_equal(release.student(asked), done.student.predict_proba(asked))
+
+
+@pytest.mark.parametrize("sealing", ["plain", "masked"])
+def test_a_shadow_view_has_the_form_of_the_deployed_one(folder, plain, shadows, sealing):
+    done = plain if sealing == "plain" else run(config(folder, sealing=sealing), folder / "form")
+    for observer in OBSERVERS:
+        deployed, seen = done.view(observer), shadows.views(observer, sealed=sealing != "plain")
+        assert len(seen) == 6
+        for view in seen:
+            assert (view.observer, view.client) == (deployed.observer, deployed.client)
+            assert (view.student is None) == (deployed.student is None)
+            for mine, theirs in zip(view.rounds, deployed.rounds, strict=True):
+                np.testing.assert_array_equal(mine.queries, theirs.queries)
+                for name in ("consensus", "total", "answers"):
+                    array, other = getattr(mine, name), getattr(theirs, name)
+                    assert (array is None) == (other is None)
+                    if array is not None:
+                        assert (array.shape, array.dtype) == (other.shape, other.dtype)
+
+
+@pytest.mark.parametrize("method", ["fedmd", "feddf", "dsfl", "fedct", "cfd", "balanced"])
+def test_views_hold_class_probabilities_whatever_is_exchanged(folder, method):
+    done = run(config(folder, method=method, rounds=1), folder / f"probabilities-{method}")
+    for seen in done.view("server").rounds:
+        for values in (seen.answers, seen.total, seen.consensus):
+            assert (values >= 0).all()
+            np.testing.assert_allclose(values.sum(-1), 1, atol=1e-4)
+    assert seen.answers.shape == (3, 60, 10)
+
+
+def test_only_members_are_learnt_from(plain, shadows, monkeypatch):
+    """The rows that each shadow client is given are those that its coins chose."""
+    given = []
+    initial = Cohort.__init__
+
+    def spy(self, members, pool, **options):
+        given.extend(member.rows for member in members if len(member.rows))
+        initial(self, members, pool, **options)
+
+    monkeypatch.setattr(Cohort, "__init__", spy)
+    shutil.rmtree(plain.path / "audit" / "shadows")
+    shadows_of(plain)
+    pool, rows = pool_of(plain.split.clients)
+    assert len(given) == 6 * 3
+    assert len(shadows.labels) == len(pool.y)  # no client is tiny here
+    for f in range(6):
+        for k in range(3):
+            assert (np.isin(rows[k], given[3 * f + k]) == shadows.membership[f, rows[k]]).all()
+    np.testing.assert_array_equal(shadows.x, pool.x)
+
+
+# Privacy
+
+
+def test_private_shadows_run_the_deployed_training(folder, monkeypatch):
+    done = run(config(folder, privacy=DPSGD, name="private"), folder / "private")
+    calls = []
+    real = playing.train_part
+
+    def spy(spec, state, x, y, plan, *, steps, counts, device):
+        calls.append((len(x), plan, steps, counts))
+        return real(spec, state, x, y, plan, steps=steps, counts=counts, device=device)
+
+    monkeypatch.setattr(playing, "train_part", spy)
+    found = shadows_of(done)
+    plans = found.setup.plans
+    assert [plan.guarantee.epsilon for plan in plans] == [8.0] * 3
+    assert len(calls) == 6 * sum(len(plan.parts) for plan in plans)
+    assert {id(plan) for _, plan, _, _ in calls} <= {id(plan) for plan in plans}
+    assert sum(steps for _, _, steps, _ in calls) == 6 * 3 * 10
+    sizes = {n for n, _, _, _ in calls}
+    assert len(sizes) > 1
+    assert max(sizes) < max(len(own) for own in done.split.clients)
+    assert all(counts is not None and (counts == counts.round()).all() for _, _, _, counts in calls)
+    # drawn afresh: the first two shadows don't share their noisy counts
+    assert not np.array_equal(calls[0][3], calls[len(calls) // 6][3])
+
+
+# Coins
+
+
+def test_coins_are_fair_and_follow_from_the_seed():
+    coins = Coins(seed=b"s" * 32, salt=b"t" * 32)
+    flips = coins.flips(40, 1001)
+    assert flips.shape == (40, 1001)
+    assert flips.dtype == np.bool_
+    assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(flips.size)
+    assert abs(np.corrcoef(flips[0], flips[1])[0, 1]) < 5 / np.sqrt(1001)
+    np.testing.assert_array_equal(flips[:3], coins.flips(3, 1001))
+    assert not np.array_equal(flips, Coins(seed=b"u" * 32, salt=b"t" * 32).flips(40, 1001))
+
+
+def test_the_commitment_binds_seed_and_salt_and_nothing_private_is_printed():
+    coins = Coins(seed=b"s" * 32, salt=b"t" * 32)
+    others = (replace(coins, seed=b"x" * 32), replace(coins, salt=b"x" * 32))
+    assert len({coins.commitment, *(other.commitment for other in others)}) == 3
+    assert repr(coins) == "Coins()"
+
+
+def test_the_seed_is_fresh_private_and_kept(tmp_path):
+    coins = coins_of(tmp_path / "audit")
+    assert coins_of(tmp_path / "audit") == coins
+    assert coins_of(tmp_path / "other").seed != coins.seed
+    assert (tmp_path / "audit" / "coins").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "audit").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "audit" / "commitment").read_text().strip() == coins.commitment
+
+
+def test_another_seed_than_the_committed_one_is_refused(tmp_path):
+    coins_of(tmp_path)
+    (tmp_path / "coins").write_bytes(os.urandom(64))
+    with pytest.raises(AuditError, match="commits to"):
+        coins_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fixed"),
+    [([1] * FEW, []), ([1, 1, 2], [0, 2]), ([1, 1, 1], [0, 1]), ([1], [0])],
+)
+def test_a_tiny_client_keeps_two_records_of_different_classes_if_it_can(labels, fixed):
+    everyone = np.array([9, *labels])
+    kept = always_in(everyone, np.arange(1, len(everyone)))
+    assert (kept - 1).tolist() == fixed
+    assert kept.dtype == np.int64
+
+
+# Storage
+
+
+def test_a_repeated_audit_plays_nothing_again(plain, shadows, monkeypatch):
+    monkeypatch.setattr(module, "play", lambda *given: pytest.fail("played again"))
+    again = shadows_of(load_run(plain.path))
+    np.testing.assert_array_equal(again.membership, shadows.membership)
+    assert (again.key, again.commitment) == (shadows.key, shadows.commitment)
+    for name, values in shadows.played.items():
+        np.testing.assert_array_equal(again.played[name], values)
+
+
+def test_an_interrupted_audit_goes_on_with_the_chunk_that_is_missing(folder, monkeypatch):
+    done = run(config(folder, shadows=CHUNK + 2, name="resumed"), folder / "resumed")
+    real, played = module.play, []
+
+    def interrupted(setup, rows):
+        if played:
+            raise KeyboardInterrupt
+        played.append(len(rows))
+        return real(setup, rows)
+
+    monkeypatch.setattr(module, "play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shadows_of(done)
+    resumed = []
+    monkeypatch.setattr(module, "play", lambda setup, rows: resumed.append(len(rows)) or real(setup, rows))
+    first = shadows_of(done)
+    assert (played, resumed) == ([CHUNK], [2])
+    shutil.rmtree(done.path / "audit" / "shadows")
+    afresh = shadows_of(done)
+    for name, values in afresh.played.items():
+        np.testing.assert_array_equal(first.played[name], values)
+
+
+def test_what_is_stored_is_held_to_its_content(folder, plain):
+    copied = folder / "damaged"
+    shutil.copytree(plain.path, copied)
+    shadows_of(load_run(copied))
+    (path,) = (copied / "audit" / "shadows").iterdir()
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(AuditError, match="isn't what an audit of this run stored"):
+        shadows_of(load_run(copied))
+
+
+def test_a_chunk_of_other_coins_is_refused(folder, plain, shadows):
+    """Same run, same recipe, other coins: the content can't be carried over."""
+    copied = folder / "foreign"
+    shutil.copytree(plain.path, copied)
+    shutil.rmtree(copied / "audit")
+    shadows_of(load_run(copied))
+    (own,) = (copied / "audit" / "shadows").iterdir()
+    (foreign,) = (plain.path / "audit" / "shadows").iterdir()
+    shutil.copy(foreign, own)
+    with pytest.raises(AuditError, match="isn't what"):
+        shadows_of(load_run(copied))
+
+
+def test_processes_change_nothing(folder):
+    done = run(config(folder, shadows=CHUNK + 1, name="processes"), folder / "processes")
+    alone = shadows_of(done)
+    shutil.rmtree(done.path / "audit" / "shadows")
+    performance = done.config.performance.model_copy(update={"workers": 2})
+    together = shadows_of(replace(done, config=done.config.model_copy(update={"performance": performance})))
+    for name, values in alone.played.items():
+        np.testing.assert_array_equal(together.played[name], values)
+
+
+# Sharing
+
+
+def test_runs_that_differ_in_sealing_alone_share_shadows(folder, shadows):
+    shadows.check(run(config(folder, sealing="masked", name="sealed"), folder / "sealed"))
+
+
+@pytest.mark.parametrize("changed", [{"local_steps": 11}, {"shadows": 7}, {"sealing": "homomorphic"}])
+def test_runs_of_another_recipe_do_not(folder, shadows, changed):
+    """Homomorphic sums have a coarser grid, so they are another recipe."""
+    other = run(config(folder, **changed), folder / f"other-{next(iter(changed))}")
+    with pytest.raises(AuditError, match="another recipe"):
+        shadows.check(other)
+
+
+def test_a_method_without_public_set_has_no_shadows(folder):
+    with pytest.raises(AuditError, match="'fd'"):
+        shadows_of(run(config(folder, method="fd"), folder / "fd"))
