@@ -1,0 +1,315 @@
+"""The command line. Results go to stdout, everything else to stderr, and the exit code is the verdict.
+
+Exit codes: 0 done, or consistent; 1 a claim is violated; 3 inconclusive; 2 could not run; 130 interrupted.
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+import securefd
+from securefd.errors import ConfigError, ReportError, SecurefdError
+from securefd.progress import Progress, RichProgress, Silent
+
+if TYPE_CHECKING:
+    from securefd.evaluation.findings import Audit, Outcome
+
+COULD_NOT_RUN = 2
+INTERRUPTED = 130
+INTERRUPTION = "interrupted; a run that was started goes on with the same command"
+SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"
+"""Clears a line of a terminal, and shows the cursor that a progress display hides."""
+
+app = typer.Typer(
+    name="securefd",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="FEDERATION.TOML", help="The configuration.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+class Schema(StrEnum):
+    """What `securefd schema` can print."""
+
+    CONFIG = "config"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Whatever goes wrong is one sentence on stderr.
+
+    Without ``arguments`` the process is the command's own: it takes those of the process, Ctrl-C ends it, and
+    the user's own functions are found in the current folder, after everything that is installed.
+    """
+    if arguments is None:
+        sys.path.append(str(Path.cwd()))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background
+            signal.signal(signal.SIGINT, _leave)
+    debug = bool(os.environ.get("SECUREFD_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows ?
+    with nullcontext() if debug or sys.warnoptions else _without_advice():
+        try:
+            code = app(args=arguments, prog_name="securefd", standalone_mode=False)
+        except (KeyboardInterrupt, click.Abort):
+            code = INTERRUPTED
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "securefd"
+            return _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+        except (click.ClickException, SecurefdError, OSError) as error:
+            if debug:
+                traceback.print_exc()
+            return _fail(_sentence(error))
+        except Exception as error:  # the last resort: no user should see a traceback unasked
+            if debug:
+                traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return _fail(
+                f"internal error ({reason}); set SECUREFD_DEBUG=1 to see where, and please report it"
+            )
+    if code == INTERRUPTED:  # typer, too, returns this code for Ctrl-C
+        return _fail(INTERRUPTION, INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep libraries' warnings, which are for programmers, off the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _leave(number: int, frame: object) -> None:
+    """End at once: a run endures being killed at any moment.
+
+    An exception instead would abort native code that is being imported or calls back, and wait for threads.
+    """
+    cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
+    with suppress(OSError):
+        os.write(2, f"{cursor}securefd: {INTERRUPTION}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _print([f"securefd {securefd.__version__}"])
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Private, secure federated distillation, and audits of what it leaks."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for runs and report.")] = Path("demo"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole story on handwritten digits, in minutes: five clients, three ways, audited and reported."""
+    from securefd.demo import demo as run_demo
+
+    lines = run_demo(out, _progress(quiet))
+    _result({"lines": lines, "path": out}, lines, as_json)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it; made if needed.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented federation.toml with every key and its default."""
+    from securefd.template import TEMPLATE
+
+    path = folder / "federation.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise ConfigError(
+            f"{path} exists already and is kept; give another folder, or move it away"
+        ) from None
+    _result({"path": path}, [f"wrote {path}", f"next: securefd plan {path}"], as_json)
+
+
+@app.command()
+def plan(config: ConfigFile, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Say what a federation promises and costs, with every default; trains nothing."""
+    from securefd.config import load_config, resolved, to_toml
+
+    settings = load_config(config)
+    planned = securefd.plan(settings)
+    lines = [*planned.lines(), "", "# every setting, defaults filled in", *to_toml(settings).splitlines()]
+    _result({**planned.to_dict(), "config": resolved(settings)}, lines, as_json)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The run folder.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a federation, or resume one that was interrupted."""
+    settings = securefd.load_config(config)
+    done = securefd.run(settings, out=out, progress=_progress(quiet))
+    result = {**done.metrics, "claims": done.claims, "notes": done.notes, "path": done.path}
+    _result(result, _table(result), as_json)
+
+
+@app.command()
+def audit(run: RunFolder, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Attack a run from every observer's view, and hold what was found against its claims."""
+    done = securefd.audit(securefd.load_run(run), progress=_progress(quiet))
+    result = {**_plain(done), "judgement": done.judgement}
+    _result(result, _audit_lines(done), as_json)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="STEM", help="Files are STEM.json, STEM.html, ...")
+    ],
+    formats: Annotated[str, typer.Option(help="Which files to write, with commas between.")] = "json,html",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the report of a run: what it promised, what was found, and the verdict."""
+    if not out.name:
+        raise ReportError(
+            f"--out must end in a name for the files, got {str(out)!r}; give one such as report"
+        )
+    made = securefd.report(securefd.load_run(run))
+    paths = made.write(out, formats=[name.strip() for name in formats.split(",")])
+    _result(
+        {"verdict": made.verdict, "paths": paths},
+        [f"verdict: {made.verdict}", *(f"wrote {path}" for path in paths)],
+        as_json,
+    )
+
+
+@app.command()
+def schema(
+    what: Annotated[Schema, typer.Argument(metavar="config", help="Of which kind of file.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the JSON Schema of a configuration."""
+    from securefd.config import Config
+
+    _result(Config.model_json_schema(), [], as_json=True)
+
+
+def _progress(quiet: bool) -> Progress:
+    return Silent() if quiet else RichProgress()
+
+
+def _result(result: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None:
+    _print([json.dumps(_plain(result), indent=2, allow_nan=False)] if as_json else lines)
+
+
+def _print(lines: Iterable[str]) -> None:
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(COULD_NOT_RUN) from None
+
+
+def _plain(value: object) -> Any:
+    """Return ``value`` as JSON can hold it; a number that isn't finite becomes null."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, inf_nan_mode="null", serialize_unknown=True)
+
+
+def _table(result: Mapping[str, Any]) -> list[str]:
+    rows = [row for key, value in result.items() for row in _rows(key, value)]
+    width = max(len(key) for key, _ in rows)
+    return [f"{key:{width}}  {text}" for key, text in rows]
+
+
+def _rows(key: str, value: object) -> list[tuple[str, str]]:
+    """A table inside takes a row for each key, numbers one row together, other lists a row for each entry."""
+    if isinstance(value, Mapping):
+        return [row for name, inner in value.items() for row in _rows(f"{key}.{name}", inner)]
+    if isinstance(value, float):
+        return [(key, f"{value:.4f}")]
+    if not isinstance(value, list | tuple):
+        return [(key, "none" if value is None else str(value))]
+    if value and all(isinstance(entry, float) for entry in value):
+        return [(key, " ".join(f"{entry:.4f}" for entry in value))]
+    return [(key, str(entry)) for entry in value]
+
+
+def _audit_lines(audit: Audit) -> list[str]:
+    controls = [
+        f"{control.kind} control, {control.attack}: "
+        f"{'passed' if control.passed else 'FAILED'}, {control.measured}"
+        for control in audit.controls
+    ]
+    return [*map(_outcome_line, audit.outcomes), *controls, f"judgement: {audit.judgement}"]
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    from securefd.evaluation.findings import Skipped
+
+    head = f"{outcome.subject}, {outcome.observer}, {outcome.attack}:"
+    if isinstance(outcome, Skipped):
+        return f"{head} SKIPPED ({outcome.reason})"
+    low, high = outcome.auc_interval
+    bound = "" if outcome.epsilon_bound is None else f", epsilon at least {outcome.epsilon_bound:.2f}"
+    measured = f"AUC {outcome.auc:.3f} ({low:.3f} to {high:.3f}){bound}"
+    return f"{head} {measured}, {outcome.judgement} ({outcome.reason})"
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename} can't be used ({error.strerror}); check the path, its permissions and the disk"
+        )
+    return str(error)
+
+
+def _fail(sentence: str, code: int = COULD_NOT_RUN) -> int:
+    print("securefd: " + " ".join(sentence.split()), file=sys.stderr)
+    return code

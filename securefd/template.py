@@ -1,0 +1,78 @@
+"""The federation.toml that ``securefd init`` writes: every key of a configuration, with its default."""
+
+TEMPLATE = """\
+# A federation. `securefd plan federation.toml` says what it promises and costs, and trains nothing;
+# `securefd run federation.toml -o RUN` runs it. A line that starts with # holds a default.
+
+name = "clinic"                # what the report calls this federation
+seed = 7                       # splits, initial weights, order: never noise or keys
+
+[data]
+source = "digits"              # digits | breast-cancer | idx | npz | csv | parquet | images
+#                              # or "package.module:function"
+# path = ""                    # for the file kinds; idx: a folder of IDX files, gzipped or not
+#                              # npz: x (n, ...) float, y (n,) int; images: a folder for each class
+# public = 500                 # inputs everyone may see: a count split off with labels dropped, or a path
+# test = 300                   # a count, or a path (idx: empty for its own test files, the default there)
+partition = { kind = "dirichlet", alpha = 0.5 }
+#                              # iid (default) | dirichlet, alpha | shards, classes | quantity, alpha | owner
+# label = ""                   # csv, parquet: the column of labels
+# owner = ""                   # csv, parquet, with partition kind owner: the column of owners
+# bounds = {}                  # csv, parquet: { age = [0, 120] } to scale by; else by public data
+
+[[clients]]                    # one table for each kind of client
+count = 2                      # default 1
+model = "cnn"                  # logistic | mlp | cnn | resnet | forest | boosting | "package.module:factory"
+
+[[clients]]
+count = 2
+model = "mlp"
+
+[[clients]]
+model = "logistic"
+
+[method]
+name = "balanced"              # fedmd | dsfl | dsfl-power | feddf | cfd | fedct | balanced | fd
+# rounds = 5
+# queries = 500                # public inputs a round; at most the public set
+# local_steps = 100            # gradient steps on private records a round
+# digest_steps = 100           # gradient steps on the consensus a round
+# batch_size = 64
+# learning_rate = 0.001
+# temperature = 0.25           # balanced (default 0.25), dsfl (0.1), feddf, cfd (1)
+# count_bound = 1000           # balanced: the public cap on a client's records of a class
+# power = 2.0                  # dsfl-power
+# cache_rounds = 50            # dsfl-power: rounds that a soft label stays cached
+# bits = 1                     # cfd: 1 to 8 bits for a probability
+# logit_bound = 10.0           # fedmd, feddf, fd: centred logits are clipped to it
+# distance_weight = 0.1        # fd
+
+[sealing]
+kind = "masked"                # plain | masked | homomorphic; the last two show the server only the sum
+threshold = 4                  # masked: clients without whom no sum opens; all, unless given
+colluders = 1                  # clients that may work with the server; must be < 2 * threshold - clients
+# honest_minimum = 2           # honest clients that every opened sum covers
+
+# [privacy]                    # without it nothing is promised about what the sum and the student reveal
+# unit = "record"              # record | client
+# route = "dpsgd"              # none | dpsgd (each client trains with noise; trees can't)
+# relation = "add-or-remove"   # or replace-one; no default
+# epsilon = 8.0                # over all rounds
+#                              # or, instead of epsilon, noise = 1.1: a noise multiplier
+# delta = 1e-5                 # below 1 / records of a client
+# clip = 1.0                   # L2 norm of one record's gradient
+# learning_rate = 1.0          # of DP-SGD's steps
+# ledger = ""                  # given: spending adds up across runs on the same data
+
+[student]
+# model = "mlp"                # the network that is distilled and released; no tree
+# steps = 500
+
+[audit]
+# observers = ["server", "peer", "release"]
+# shadows = 32                 # federations that are re-run to calibrate the attacks
+
+[performance]                  # changes nothing that is reported except times
+# device = "cpu"               # cpu | cuda | cuda:N | mps
+# workers = 2
+"""
