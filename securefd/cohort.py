@@ -119,7 +119,7 @@ class Cohort:
             for index, member in enumerate(self.members)
             if not member.model.is_estimator
         }
-        self._train(lessons, objective)
+        self._train(stage, lessons, objective)
         # An estimator has no steps to continue: once fitted, it changes only when it digests.
         self._refit([index for index in self._trees if index not in self._estimators])
 
@@ -135,7 +135,7 @@ class Cohort:
         ``targets``: (m, n_classes) for each federation. Estimators take the top class as a label and are
         refitted on their own records and the public ones together.
         """
-        self._train(self._public_lessons(stage, public, targets), objective)
+        self._train(stage, self._public_lessons(stage, public, targets), objective)
         for index in self._trees:
             labels = np.asarray(targets[self.members[index].federation]).argmax(-1).astype(np.int64)
             self._pseudo[index] = (public, labels)
@@ -187,20 +187,38 @@ class Cohort:
             if not member.model.is_estimator
         }
 
-    def _train(self, lessons: dict[int, Lesson], objective: Objective) -> None:
+    def _train(self, stage: str, lessons: dict[int, Lesson], objective: Objective) -> None:
+        if not objective.steps:
+            return
         for spec, indices in self._groups.items():
-            chosen = [index for index in indices if index in lessons]
-            if not chosen or not objective.steps:
+            if spec.is_estimator:
                 continue
-            states = train(
-                spec,
-                [self.states[index] for index in chosen],
-                [lessons[index] for index in chosen],
-                objective,
-                device=self._device,
-                workers=self._workers,
-            )
-            self.states.update(zip(chosen, states, strict=True))
+            if spec.is_ours:
+                self._train_together(spec, indices, lessons, objective, self._workers)
+                continue
+            for index in indices:
+                # A user's network may draw from torch's one generator (dropout): one at a time, seeded.
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(self._draw(self.members[index], f"{stage} network"))
+                    self._train_together(spec, [index], lessons, objective, 1)
+
+    def _train_together(
+        self,
+        spec: ModelSpec,
+        indices: Sequence[int],
+        lessons: Mapping[int, Lesson],
+        objective: Objective,
+        workers: int,
+    ) -> None:
+        states = train(
+            spec,
+            [self.states[index] for index in indices],
+            [lessons[index] for index in indices],
+            objective,
+            device=self._device,
+            workers=workers,
+        )
+        self.states.update(zip(indices, states, strict=True))
 
     def _refit(self, indices: Sequence[int]) -> None:
         def fitted(index: int) -> BaseEstimator:

@@ -80,7 +80,7 @@ def configurations() -> dict[str, Config]:
 
 
 def demo(out: str | Path, progress: Progress | None = None) -> list[str]:
-    """Run, audit and report; return what to tell a person. Resumes what an interrupted demo left in ``out``."""
+    """Run, audit and report, and return what to tell a person; go on where an interrupted demo stopped."""
     folder, shown = Path(out), progress or Silent()
     configs = configurations()
     with shown.stage("demo", 2 * len(configs) + 1) as advance:
@@ -112,12 +112,12 @@ def _story(runs: dict[str, Run], audits: dict[str, Audit], folder: Path) -> list
     """Ten lines that a person understands."""
     plain, sealed, private = (runs[name].metrics for name in ("plain", "sealed", "private"))
     return [
-        f"Five clients with four kinds of model; accuracy on {plain['test.records']} test images, in per cent:",
+        f"Five clients with four kinds of model; accuracy on {plain['test.records']} test images in per cent:",
         f"Plain: a client alone {_percent(plain['local.accuracy'])} on average, "
         f"together {_percent(plain['clients.accuracy'])}, "
         f"the distilled student {_percent(plain['student.accuracy'])}.",
-        f"Sealed by masks: the server opens only sums, the student has {_percent(sealed['student.accuracy'])} "
-        f"({_same_student(runs)}).",
+        "Sealed by masks: the server opens only sums, "
+        f"the student has {_percent(sealed['student.accuracy'])} ({_same_student(runs)}).",
         f"Sealed and private: alone {_percent(private['local.accuracy'])}, together "
         f"{_percent(private['clients.accuracy'])}, the student {_percent(private['student.accuracy'])}; "
         f"an {STAND_IN} stands in for the forest, which DP-SGD can't train.",

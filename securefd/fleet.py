@@ -272,7 +272,7 @@ def _over_stack(layer: nn.Module) -> nn.Module:
 class _StackedLinear(nn.Linear):
     """A linear layer whose weights are ``(k, out, in)`` and biases ``(k, out)``.
 
-    With features before the batch, the gradient of the weights comes out in their own layout and isn't copied.
+    Features come before the batch, so that the gradient of the weights comes out in their own layout.
     """
 
     def forward(self, x: Tensor) -> Tensor:

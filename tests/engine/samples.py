@@ -108,9 +108,9 @@ def same(one: State, other: State) -> bool:
 
 
 def net(shape: tuple[int, ...], n_classes: int, seed: int) -> nn.Module:
-    """A network with a buffer that counts batches."""
+    """A network that draws random numbers, with a buffer that counts batches."""
     width = int(np.prod(shape))
-    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(width), nn.Linear(width, n_classes))
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(width), nn.Dropout(0.1), nn.Linear(width, n_classes))
 
 
 def tree(shape: tuple[int, ...], n_classes: int, seed: int) -> BaseEstimator:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from securefd.cohort import SMALLEST_PROBABILITY, Cohort, Member, log_prior
-from securefd.fleet import CHUNK, Objective
+from securefd.fleet import LARGEST_STACK, Objective
 from securefd.models import ModelSpec
 from tests.engine.samples import N_CLASSES, NET, TREE, points, pool, same
 
@@ -47,6 +47,38 @@ def test_everyone_starts_and_learns_differently_and_repeatably() -> None:
     assert not same(cohort("mlp", seed=4).states[0], cohort("mlp").states[0])
 
 
+def test_a_users_network_draws_its_own_randomness() -> None:
+    """Dropout comes from torch's one generator: whatever drew from it before, a run repeats."""
+    learnt = []
+    for seed in (1, 2):
+        clients = cohort(NET, NET)
+        torch.manual_seed(seed)
+        clients.fit("fit 0", LOCAL)
+        learnt.append(clients.states[1])
+    assert same(*learnt)
+
+
+def test_everyone_takes_its_records_in_an_order_of_its_own() -> None:
+    twins = [Member(federation=0, client=k, model=spec("mlp"), rows=np.arange(60)) for k in range(3)]
+    clients = Cohort(twins, RECORDS, seed=3)
+    for learn in (
+        lambda: clients.fit("fit 0", LOCAL),
+        lambda: clients.digest("digest 0", DIGEST, PUBLIC, [TARGET]),
+    ):
+        clients.states = dict.fromkeys(range(3), clients.states[0])
+        learn()
+        assert not any(same(clients.states[i], clients.states[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_federations_share_their_randomness() -> None:
+    """A shadow starts and goes as the federation that it shadows: only the records differ."""
+    shadows = Cohort(members("mlp", "forest", federations=2), RECORDS, seed=3)
+    assert same(shadows.states[0], shadows.states[2])
+    shadows.fit("fit 0", LOCAL)
+    logits = shadows.logits(PUBLIC)
+    np.testing.assert_allclose(logits[:2], logits[2:], atol=1e-4)
+
+
 def test_a_stage_has_batches_of_its_own() -> None:
     one, other = cohort("mlp", "mlp"), cohort("mlp", "mlp")
     one.fit("fit 0", LOCAL)
@@ -54,7 +86,9 @@ def test_a_stage_has_batches_of_its_own() -> None:
     assert not same(one.states[0], other.states[0])
 
 
-@pytest.mark.parametrize("names", [["logistic"] * (CHUNK + 3), ["mlp", NET, "boosting", "forest", NET]])
+@pytest.mark.parametrize(
+    "names", [["logistic"] * (LARGEST_STACK + 3), ["mlp", NET, "boosting", "forest", NET]]
+)
 def test_workers_change_no_bit(names: list[str]) -> None:
     alone, together = cohort(*names, workers=1), cohort(*names, workers=2)
     for each in (alone, together):

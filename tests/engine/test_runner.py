@@ -160,6 +160,15 @@ def test_local_accuracy_is_that_of_each_client_alone(tmp_path: Path, settings: S
     assert done.metrics["local.accuracy"] == np.mean(expected)
 
 
+def test_local_accuracy_can_be_left_out(tmp_path: Path, settings: Settings, monkeypatch) -> None:
+    def trained(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(runner, "alone", trained)
+    done = run(settings(), tmp_path / "run", with_local=False)
+    assert (done.metrics["local.accuracy"], done.metrics["local.accuracies"]) == (None, None)
+
+
 def test_bytes_of_plain_answers(tmp_path: Path, settings: Settings) -> None:
     """12 answers of 3 classes at 20 bits take 4 bytes a value; the consensus is float32."""
     done = run(settings(), tmp_path / "run")
