@@ -119,13 +119,16 @@ def train(
     *,
     mechanism: DpSgd,
     learning_rate: float = 1.0,
+    expected_batch: float | None = None,
     loss: Loss | None = None,
     device: str | torch.device = "cpu",
     _entropy: Entropy = os.urandom,
 ) -> int:
     """Train ``module`` in place by ``mechanism.steps`` steps of plain SGD; return their number.
 
-    ``x``: ``(n, ...)`` records. ``y``: ``(n,)`` labels or ``(n, n_classes)`` soft targets. ``loss``: of
+    ``expected_batch``: the divisor of each step's noisy sum, public; sampling_rate times the records if None,
+    which then are public. ``x``: ``(n, ...)`` records. ``y``: ``(n,)`` labels or ``(n, n_classes)`` soft
+    targets. ``loss``: of
     single records, cross-entropy if None. Samples and noise come fresh from the operating system; a seed
     is neither taken nor kept. Pay ``mechanism.charge`` into the ledger first.
 
@@ -148,7 +151,9 @@ def train(
             torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=learning_rate),
             noise_multiplier=mechanism.noise_multiplier,
             max_grad_norm=mechanism.clip,
-            expected_batch_size=mechanism.sampling_rate * len(x),
+            expected_batch_size=mechanism.sampling_rate * len(x)
+            if expected_batch is None
+            else expected_batch,
             noise=np.random.Generator(np.random.Philox(key=int.from_bytes(_entropy(16), "big"))),
         )
         for _ in range(mechanism.steps):

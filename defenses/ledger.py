@@ -68,6 +68,7 @@ class Ledger:
         self._descriptor = descriptor
         self._charged: list[Charged] = []
         self._last = GENESIS
+        self._hashes = {GENESIS}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], budget: Guarantee) -> Ledger:
@@ -98,6 +99,21 @@ class Ledger:
     def charged(self) -> Sequence[Charged]:
         """Everything spent, oldest first."""
         return tuple(self._charged)
+
+    @property
+    def head(self) -> str:
+        """The hash of the last line, in hex: what a stored release is tied to."""
+        return self._last
+
+    def check_holds(self, head: str, what: str) -> None:
+        """Refuse a ledger that hasn't the line which paid for ``what``: it is another, an older or a new
+        one.
+        """
+        if head not in self._hashes:
+            raise LedgerError(
+                f"ledger {self.path} doesn't hold what was paid for {what}, which is stored; restore the "
+                "ledger, or name the one that was used: without it, what was spent isn't known"
+            )
 
     def spent(self) -> Guarantee:
         """Return everything spent, composed at the budget's delta and relation."""
@@ -183,7 +199,7 @@ class Ledger:
                 f"ledger {self.path} counts by {line.entry.unit}, and the budget is for one "
                 f"{self.budget.unit}; use another ledger or budget"
             )
-        self._last = line.hash
+        self._follow(line)
 
     def _mend(self, number: int, kept: int, tail: bytes) -> None:
         """Settle a last line that a crash cut short."""
@@ -197,7 +213,11 @@ class Ledger:
     def _append(self, entry: Opened | Charged) -> None:
         line = _chained(self._last, entry)
         self._write(msgspec.json.encode(line) + b"\n", os.fstat(self._descriptor).st_size)
+        self._follow(line)
+
+    def _follow(self, line: Line) -> None:
         self._last = line.hash
+        self._hashes.add(line.hash)
 
     def _write(self, content: bytes, offset: int) -> None:
         """Put ``content`` at ``offset`` and wait for the disk; after a failure nobody knows what it holds."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from securefd.defenses.claims import claim_about_records
+from securefd.defenses.claims import Guarantee
 from securefd.evaluation.audit import ERROR_LEVEL, audit_recipe, audit_this_run
 from securefd.evaluation.evidence import Evidence, gather
 from securefd.evaluation.findings import Audit, Outcome, Skipped
@@ -69,7 +69,7 @@ def _attacked(run: Run, shadows: Shadows, progress: Progress) -> Audit:
         done = audit_recipe(
             evidence,
             shadows.membership,
-            claims={o: claim_about_records(run.claims, o).guarantee for o in observers},
+            claims=dict.fromkeys(observers, _promise(shadows)),
             relation="add-or-remove",
             rng=shadows.coins.generator("controls"),
         )
@@ -77,6 +77,14 @@ def _attacked(run: Run, shadows: Shadows, progress: Progress) -> Audit:
         done = replace(done.including(_this_run(run, observers)), commitment=shadows.commitment)
         advance(1)
     return done
+
+
+def _promise(shadows: Shadows) -> Guarantee | None:
+    """What the recipe promises to every observer about a record: shadows play all of it, whatever
+    this run spent.
+    """
+    promised = [plan.guarantee for plan in shadows.setup.plans]
+    return max(promised, key=lambda guarantee: guarantee.epsilon) if promised else None
 
 
 def _this_run(run: Run, observers: Sequence[Observer]) -> tuple[Outcome, ...]:

@@ -178,6 +178,7 @@ def key_of(run: Run, coins: Coins) -> str:
         "chunk": CHUNK,
         "recipe": tables,
         "bits": recipe.bits,
+        "device": run.config.performance.device,
         "versions": versions(),
         "public": public_hash(run.split.public),
         "private": [commit(client, coins.seed) for client in run.split.clients],

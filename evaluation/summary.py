@@ -168,10 +168,22 @@ def _why(verdict: types.Verdict, variants: Sequence[Variant]) -> str:
     )
 
 
+VIEWS = (
+    "Attacks use less than the observers have: a peer isn't given the student and doesn't subtract "
+    "its own answers, "
+    "and class counts that travel beside answers aren't used."
+)
+LEVEL = (
+    "The bounds of one audit hold together with 95% confidence; over several audits in one report "
+    "the chances of an "
+    "error add up."
+)
+
+
 def _limits(runs: Sequence[Run], audits: Sequence[Audit | None]) -> tuple[str, ...]:
     limits = [*STANDING_LIMITS, SIMULATED]
     if any(audit is not None and audit.federations for audit in audits):
-        limits.append(RECIPE)
+        limits.extend((RECIPE, VIEWS, LEVEL))
     if any(run.config.sealing.kind != "plain" for run in runs):
         limits.append(ATTENDANCE)
     return tuple(limits)

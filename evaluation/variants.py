@@ -102,7 +102,8 @@ def _utility(run: Run) -> report.Utility:
     def accuracy(name: str) -> report.Estimate:
         value = metrics[name]
         if value is None:
-            return report.Estimate(reason=f"method {run.config.method.name} has no student")
+            missing = {"student.accuracy": f"method {run.config.method.name} has no student"}
+            return report.Estimate(reason=missing.get(name, "not measured in this run"))
         return report.accuracy(value, records)
 
     return report.Utility(

@@ -40,6 +40,11 @@ def cautions(
     else:
         yield from _about_guarantee(private, sizes)
         yield from _about_learning(private, sizes, weights)
+        if recipe.settings.rounds > 1:
+            yield (
+                "private clients train once, and answer every round from that model: a round that asks what "
+                "was asked before costs bytes and brings nothing new"
+            )
         if config.privacy is not None and config.privacy.ledger:
             yield (
                 f"what earlier runs wrote into ledger {config.privacy.ledger} counts against the same budget "

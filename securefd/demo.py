@@ -22,6 +22,7 @@ from securefd.evaluation.findings import Audit, Finding
 from securefd.evaluation.recipe import audit
 from securefd.evaluation.shadows import shadows_of
 from securefd.evaluation.summary import report
+from securefd.folder import locked
 from securefd.progress import Progress, Silent
 from securefd.result import Run
 from securefd.runner import run
@@ -33,7 +34,10 @@ STAND_IN = "mlp"
 
 
 def configurations() -> dict[str, Config]:
-    """The same federation three ways: only sealing and privacy differ, and the models where they must."""
+    """The same federation three ways: sealing and privacy differ, and what they force.
+
+    DP-SGD can't train a forest, wants larger samples, and leaves nothing to say after the first round.
+    """
     data = DataConfig(
         source="digits", public=500, test=300, partition=DirichletPartition(kind="dirichlet", alpha=0.5)
     )
@@ -42,7 +46,7 @@ def configurations() -> dict[str, Config]:
     def configured(
         name: str, models: Sequence[str], sealing: SealingConfig, privacy: PrivacyConfig | None
     ) -> Config:
-        steps, batch = (60, 64) if privacy is None else (100, 128)
+        rounds, local, digest, batch = (4, 60, 60, 64) if privacy is None else (1, 100, 240, 128)
         return Config(
             name=name,
             seed=SEED,
@@ -50,10 +54,10 @@ def configurations() -> dict[str, Config]:
             clients=tuple(ClientGroup(model=model) for model in models),
             method=MethodConfig(
                 name="balanced",
-                rounds=4,
+                rounds=rounds,
                 queries=500,
-                local_steps=steps,
-                digest_steps=60,
+                local_steps=local,
+                digest_steps=digest,
                 batch_size=batch,
                 learning_rate=3e-3,
             ),
@@ -89,7 +93,8 @@ def demo(out: str | Path, progress: Progress | None = None) -> list[str]:
             runs[name] = run(config, folder / "runs" / name, shown)
             advance(1)
         # Plain and sealed learn bit for bit the same, so one set of shadow federations serves both.
-        shared = shadows_of(runs["plain"], shown)
+        with locked(runs["plain"].path):
+            shared = shadows_of(runs["plain"], shown)
         audits = {}
         for name, done in runs.items():
             audits[name] = audit(done, shown, shadows=None if name == "private" else shared)
@@ -100,7 +105,11 @@ def demo(out: str | Path, progress: Progress | None = None) -> list[str]:
             title="Handwritten digits: one federation, three ways",
             command=f"securefd demo -o {folder}",
             substitutions={
-                configs["private"].name: [f"{STAND_IN} instead of a forest, which DP-SGD can't train"]
+                configs["private"].name: [
+                    f"An {STAND_IN} stands in for the forest, which DP-SGD can't train.",
+                    "One round in place of four, and larger batches: privately trained clients have nothing "
+                    "new to say after their first answers.",
+                ]
             },
         )
         made.write(folder / "report", formats=["json", "html"])
@@ -112,7 +121,8 @@ def _story(runs: dict[str, Run], audits: dict[str, Audit], folder: Path) -> list
     """Ten lines that a person understands."""
     plain, sealed, private = (runs[name].metrics for name in ("plain", "sealed", "private"))
     return [
-        f"Five clients with four kinds of model; accuracy on {plain['test.records']} test images in per cent:",
+        f"Five clients with four kinds of model; accuracy on {plain['test.records']} test images in per "
+        f"cent:",
         f"Plain: a client alone {_percent(plain['local.accuracy'])} on average, "
         f"together {_percent(plain['clients.accuracy'])}, "
         f"the distilled student {_percent(plain['student.accuracy'])}.",
@@ -122,7 +132,9 @@ def _story(runs: dict[str, Run], audits: dict[str, Audit], folder: Path) -> list
         f"{_percent(private['clients.accuracy'])}, the student {_percent(private['student.accuracy'])}; "
         f"an {STAND_IN} stands in for the forest, which DP-SGD can't train.",
         f"A client sends {_kib(plain)} a round plain, {_kib(sealed)} sealed.",
-        "Promised about a record, plain and sealed: nothing; hiding single answers is not privacy.",
+        f"Promised about a record, plain and sealed: {_promise(runs['plain'])} and "
+        f"{_promise(runs['sealed'])}; "
+        "hiding single answers is not privacy.",
         f"Promised about a record, sealed and private: {_promise(runs['private'])}.",
         f"Strongest membership attack (AUC, 0.5 is guessing): {_attacks(audits)}.",
         f"The audit of the private one: {_judgement(audits['private'])}.",
@@ -159,25 +171,35 @@ def _promise(run: Run) -> str:
 
 
 def _attacks(audits: dict[str, Audit]) -> str:
-    """The largest AUC of each variant; of the recipe, where it was attacked."""
+    """The largest AUC on each variant's recipe, with its 95% interval."""
     found = []
     for name, done in audits.items():
-        findings = [each for each in done.outcomes if isinstance(each, Finding)]
-        best = max(findings, key=lambda each: each.auc, default=None)
-        found.append(f"{name} {best.auc:.2f} ({best.observer})" if best else f"{name} none ran")
+        best = max(_of_recipe(done), key=lambda each: each.auc, default=None)
+        if best is None:
+            found.append(f"{name} none ran")
+            continue
+        low, high = best.auc_interval
+        found.append(f"{name} {best.auc:.2f} [{low:.2f}, {high:.2f}] by the {best.observer}")
     return ", ".join(found)
 
 
 def _judgement(done: Audit) -> str:
-    findings = [
-        each for each in done.outcomes if isinstance(each, Finding) and each.epsilon_power is not None
-    ]
+    findings = _of_recipe(done)
     if not findings:
         return f"{done.judgement}; no bound could be made"
     most = max(findings, key=lambda each: each.epsilon_bound or 0.0)
     power = max(each.epsilon_power or 0.0 for each in findings)
-    return (
-        f"{done.judgement}; at least epsilon = {most.epsilon_bound:.2f} leaked (one record, add-or-remove, "
-        f"delta = {most.delta:g}, to the {most.observer}), and {done.federations} federations could have "
-        f"proven {power:.2f} at most"
+    game = f"for one record, add-or-remove, delta = {most.delta:g}, 95% confidence"
+    shown = (
+        f"at least epsilon = {most.epsilon_bound:.2f} leaked to the {most.observer} ({game})"
+        if most.epsilon_bound
+        else "no leak could be certified"
     )
+    return (
+        f"{done.judgement}; {shown}, where {done.federations} federations could have certified "
+        f"epsilon = {power:.2f} at most ({game})"
+    )
+
+
+def _of_recipe(done: Audit) -> list[Finding]:
+    return [each for each in done.outcomes if isinstance(each, Finding) and each.subject == "the recipe"]

@@ -5,9 +5,9 @@ models share nothing, the gradient of the summed loss is each model's own gradie
 weight by weight (Adam) then updates all of them in one call. Small models are bound by the cost of
 launching operations, so this is several times faster than training them one after the other.
 
-A linear layer over the stack is one batched product. A convolution over stacked weights is a grouped one,
-which on a CPU pays for small images only: for larger ones the forward pass goes model by model, and the
-stack shares what is left: the batch, the loss, one backward pass and one update.
+A linear layer over the stack is one batched product. A convolution over stacked weights would be a grouped
+one, which takes a CPU longer than one model after another: there the forward pass goes model by model, and
+the stack shares what is left, namely the batch, the loss, one backward pass and one update.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.functional import one_hot
 
 from securefd.losses import LOSSES, distance
@@ -30,11 +30,9 @@ State = dict[str, Tensor]
 """A model's weights by name."""
 
 STACKED_WEIGHTS = 400_000
-"""Weights in one stack, about what a core's cache holds. It and the next three are constants, not settings:
+"""Weights in one stack, about what a core's cache holds. It and the next two are constants, not settings:
 what is stacked together changes the last bits of a sum, and results must not depend on the machine."""
 SMALLEST_STACK, LARGEST_STACK = 4, 16
-SMALL_IMAGE = 16
-"""Pixels of the side of an image up to which grouped convolutions are the faster ones."""
 
 PREDICT_ROWS = 256
 """Inputs a forward pass: with more, activations leave the cache and a CNN takes twice as long."""
@@ -252,7 +250,7 @@ def _forward(spec: ModelSpec) -> Forward:
         return torch.stack([single(state, inputs) for state, inputs in zip(states, x.unbind(), strict=True)])
 
     if any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
-        return vmap(single) if max(spec.shape[1:]) <= SMALL_IMAGE else one_after_another
+        return one_after_another
     stacked = nn.Sequential(*(_over_stack(layer) for layer in network.children()))
 
     def at_once(weights: State, x: Tensor) -> Tensor:

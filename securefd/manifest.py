@@ -52,6 +52,7 @@ def establish(folder: Path, config: Config, split: Split) -> dict[str, Any]:
         "format": FORMAT,
         "configuration": config_hash(config),
         **_of_data(folder, split),
+        "device": config.performance.device,
         "versions": versions(),
     }
     if (folder / "manifest.json").exists():

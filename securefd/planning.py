@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from securefd.cautions import cautions
@@ -190,13 +190,25 @@ def plan(config: Config) -> Plan:
 
 def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tuple[Claim, ...]:
     """Every claim of a run; ``guarantee``: of DP-SGD, the largest over the clients."""
-    return claims(
+    promised = claims(
         sealing=config.sealing.kind,
         n_clients=n_clients(config),
         colluders=config.sealing.colluders,
         guarantee=guarantee,
         histogram="class counts" in recipe.method.private_quantities,
     )
+    if config.privacy is None or not config.privacy.ledger:
+        return promised
+    return tuple(
+        replace(claim, reason=f"{claim.reason} {_SHARED}") if claim.guarantee is not None else claim
+        for claim in promised
+    )
+
+
+_SHARED = (
+    "What other runs spent from the same ledger is added by PLD, which is proven if all of them were planned "
+    "before the first one was looked at."
+)
 
 
 def _epsilon(guarantee: Guarantee) -> float:

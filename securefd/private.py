@@ -42,10 +42,12 @@ class PrivatePlan:
     """What one client's private accesses are, and what they come to together.
 
     Unit of privacy: one record of this client. ``counts``: the noise on class counts, or None where the
-    method uses none. ``guarantee``: of everything in the plan, under its relation.
+    method uses none. ``expected_batch``: the divisor of each step, fixed beforehand. ``guarantee``: of
+    everything in the plan, under its relation.
     """
 
     mechanism: DpSgd
+    expected_batch: float
     learning_rate: float
     counts: CountNoise | None
     guarantee: Guarantee
@@ -118,6 +120,7 @@ def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
         noise = accounting.calibrate(event, asked, privacy.delta, privacy.relation)
     return PrivatePlan(
         mechanism=mechanism(noise),
+        expected_batch=rate * size,
         learning_rate=privacy.learning_rate,
         counts=counts,
         guarantee=Guarantee(
@@ -158,6 +161,7 @@ def train_part(
         y,
         mechanism=plan.mechanism.part(steps),
         learning_rate=plan.learning_rate,
+        expected_batch=plan.expected_batch,
         loss=loss,
         device=device,
     )

@@ -12,7 +12,7 @@ from securefd.checkpoint import pack_state, unpack_state
 from securefd.config import PrivacyConfig
 from securefd.defenses.claims import Guarantee
 from securefd.defenses.ledger import Ledger
-from securefd.errors import BudgetExceeded
+from securefd.errors import BudgetExceeded, ModelError
 from securefd.fleet import State
 from securefd.folder import make, read_arrays, write_arrays
 from securefd.models import ModelSpec
@@ -27,9 +27,11 @@ class PrivateClient:
         self._plan = plan
         self.number = number
         self._model = folder / "private.safetensors"
+        self._counts = folder / "counts.safetensors"
         make(folder)
         if privacy.ledger:
-            make(Path(privacy.ledger))
+            if not Path(privacy.ledger).is_dir():  # one that is there belongs to its owner, rights and all
+                make(Path(privacy.ledger))
             self._ledger = Path(privacy.ledger) / f"client-{number}.jsonl"
         else:
             self._ledger = folder / "ledger.jsonl"
@@ -39,12 +41,12 @@ class PrivateClient:
         plan = self._plan.counts
         if plan is None:
             return None
-        path = self._folder / "counts.safetensors"
+        path = self._counts
         if not path.exists():
             with self._open() as ledger:
                 ledger.charge(plan.charge, "class counts")
                 noisy = plan(np.bincount(labels, minlength=n_classes))
-                write_arrays(path, {"counts": noisy})
+                write_arrays(path, {"counts": noisy} | _tied(ledger))
         return np.asarray(read_arrays(path)["counts"], dtype=np.float64)
 
     def train(
@@ -77,7 +79,9 @@ class PrivateClient:
                 state = train_part(
                     spec, state, x, y, self._plan, steps=parts[part], counts=counts, device=device
                 )
-                write_arrays(self._model, pack_state("model", state) | {"parts": np.array([part + 1])})
+                self._check_finite(state)
+                stored = pack_state("model", state) | {"parts": np.array([part + 1])}
+                write_arrays(self._model, stored | _tied(ledger))
                 advance(1)
         return state
 
@@ -106,5 +110,26 @@ class PrivateClient:
         """Parts that are trained and stored."""
         return int(read_arrays(self._model)["parts"][0]) if self._model.exists() else 0
 
+    def _check_finite(self, state: State) -> None:
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ModelError(
+                f"the private training of client {self.number} diverged: its weights aren't finite; lower "
+                "privacy.learning_rate, in a new folder"
+            )
+
     def _open(self) -> Ledger:
-        return Ledger.open(self._ledger, self._plan.guarantee)
+        """The ledger, if it holds what paid for everything that is stored."""
+        ledger = Ledger.open(self._ledger, self._plan.guarantee)
+        try:
+            for stored in (self._counts, self._model):
+                if stored.exists():
+                    ledger.check_holds(read_arrays(stored)["ledger"].tobytes().hex(), str(stored))
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+
+def _tied(ledger: Ledger) -> dict[str, NDArray[np.uint8]]:
+    """What ties a stored release to the ledger that paid for it."""
+    return {"ledger": np.frombuffer(bytes.fromhex(ledger.head), dtype=np.uint8)}

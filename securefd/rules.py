@@ -209,7 +209,7 @@ def _check_sealing(sealing: SealingConfig, clients: int, method: str) -> None:
     if sealing.threshold is not None:
         raise refusal(
             "sealing.threshold",
-            "must be left out for sealing.kind = 'homomorphic', which has none: clients may drop at any time",
+            "must be left out for sealing.kind = 'homomorphic', which needs every client",
             sealing.threshold,
             "remove it, or choose sealing.kind = 'masked'",
         )

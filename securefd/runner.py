@@ -56,17 +56,20 @@ def run(config: Config, out: str | Path, progress: Progress | None = None, *, wi
     ``with_local``: also train each client alone, to compare with; a private client's figure is there anyway.
 
     Raises RunError for a folder that is something else, RunLocked for one in use, RunMismatch for one of
-    another configuration, and the errors of data, models and privacy before anything is trained.
+    another configuration, and the errors of data, models and privacy before there is a folder.
     """
     folder = Path(out)
     _check_place(folder)
     _check_device(config.performance.device)
     split = load_split(config.data, n_clients(config), config.seed)
-    make(folder)
-    with locked(folder), one_thread():
-        manifest = establish(folder, config, split)
-        if not (folder / "result.json").exists():
-            _Runner(config, split, folder, manifest, progress or Silent()).play(with_local)
+    result = folder / "result.json"
+    with one_thread():
+        runner = None if result.exists() else _Runner(config, split, folder, progress or Silent())
+        make(folder)
+        with locked(folder):
+            establish(folder, config, split)
+            if runner is not None and not result.exists():
+                runner.play(with_local)
     return load_run(folder)
 
 
@@ -94,23 +97,17 @@ def one_thread() -> Iterator[None]:
 
 
 class _Runner:
-    def __init__(
-        self, config: Config, split: Split, folder: Path, manifest: dict[str, Any], progress: Progress
-    ) -> None:
+    """Making one touches no folder, and refuses what can't be run."""
+
+    def __init__(self, config: Config, split: Split, folder: Path, progress: Progress) -> None:
         self.config = config
         self.split = split
         self.folder = folder
         self.progress = progress
         self.recipe = Recipe.of(config, split.input_shape, split.n_classes)
         self.pool, self.rows = pool_of(split.clients)
-        for name in ("models", "views"):
-            make(folder / name)
         self.plans = self._plans()
-        self.private = [
-            PrivateClient(folder / "clients" / str(k), k, plan, config.privacy)
-            for k, plan in enumerate(self.plans)
-            if config.privacy is not None
-        ]
+        self.private: list[PrivateClient] = []
         self.lines: list[dict[str, Any]] = []
         # Never used before: a resumed run seals what it sends again under new masks.
         self.session = os.urandom(32)
@@ -123,6 +120,13 @@ class _Runner:
     def play(self, with_local: bool) -> None:
         """From the last checkpoint to the end."""
         rounds = self.config.method.rounds
+        for name in ("models", "views"):
+            make(self.folder / name)
+        self.private = [
+            PrivateClient(self.folder / "clients" / str(k), k, plan, self.config.privacy)
+            for k, plan in enumerate(self.plans)
+            if self.config.privacy is not None
+        ]
         with self.progress.stage("federation", rounds + 2) as advance:
             counts = [
                 client.counts(self.split.clients[k].y, self.split.n_classes)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from securefd import private_client
 from securefd.config import PrivacyConfig
-from securefd.errors import BudgetExceeded
+from securefd.errors import BudgetExceeded, LedgerError, ModelError
 from securefd.fleet import State
 from securefd.folder import read_arrays
 from securefd.private import PrivatePlan, plan_private
@@ -179,3 +180,31 @@ def test_a_shared_ledger_adds_up_and_refuses(tmp_path: Path, client, planned) ->
     assert second.charges() == ["class counts", *PARTS]
     assert not (tmp_path / "clients" / "run 2" / "ledger.jsonl").exists()
     assert second.spent().epsilon <= plan.guarantee.epsilon
+
+
+def test_a_lost_or_foreign_ledger_never_makes_what_is_stored_look_free(client, planned) -> None:
+    _, _, recipe = planned
+    train(client(), recipe)
+    ledger = client()._ledger
+    paid = ledger.read_bytes()
+    ledger.unlink()
+    for _ in range(2):  # opening made a new one, which is no better
+        with pytest.raises(LedgerError, match="doesn't hold what was paid for"):
+            client().spent()
+    ledger.write_bytes(b"".join(paid.splitlines(keepends=True)[:-1]))  # an old backup
+    with pytest.raises(LedgerError, match="restore the ledger"):
+        train(client(), recipe)
+    ledger.write_bytes(paid)
+    assert client().spent().epsilon > 1.0
+
+
+def test_training_that_diverged_is_not_stored(client, planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, recipe = planned
+
+    def diverged(*_: object, **__: object) -> State:
+        return {"weight": torch.tensor([float("nan")])}
+
+    monkeypatch.setattr("securefd.private_client.train_part", diverged)
+    with pytest.raises(ModelError, match=r"lower privacy\.learning_rate"):
+        train(client(), recipe)
+    assert not client()._model.exists()

@@ -1,0 +1,1 @@
+"""Figures of the project, each by a command; see RESULTS.md."""

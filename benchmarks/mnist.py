@@ -1,0 +1,199 @@
+"""MNIST, 10 clients, 5 architectures, label skew: every method beside local, pooled and fedavg.
+
+Each cell (method, alpha, seed) is one run. A killed benchmark resumes within the run; a finished cell is
+kept as a small JSON file and not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.store import keep
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "mnist"
+CACHE = HERE / "cache" / "mnist"
+
+ALPHAS = (0.1, 0.5)
+SEEDS = (1, 2, 3)
+THREE_SEEDS = ("balanced", "dsfl", "fedavg")
+METHODS = ("balanced", "dsfl", "dsfl-power", "feddf", "fedmd", "cfd", "fedct", "fd")
+BASELINES = ("local", "pooled", "fedavg", "fedavg-long")
+MODELS = ("cnn", "resnet", "mlp", "benchmarks.architectures:wide_cnn", "benchmarks.architectures:deep_mlp")
+CLIENTS_EACH = 2
+PUBLIC = 10_000
+ROUNDS = 8
+LONG = 20
+"""Rounds that ``fedavg-long`` is given: sharing weights needs more of them under skew."""
+STEPS = 150
+BATCH = 64
+LEARNING_RATE = 3e-3
+STUDENT = "cnn"
+STUDENT_STEPS = 1500
+COUNT_BOUND = 6000
+"""Public: no class of MNIST has more than 6,742 training images, a tenth of which are public."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Cell:
+    """One run."""
+
+    method: str
+    alpha: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.method}-{self.alpha:g}-{self.seed}"
+
+
+def cells(only: str | None = None) -> Iterator[Cell]:
+    """All cells, the most important first; ``only`` names one method or baseline."""
+    named = (*THREE_SEEDS, *(name for name in (*METHODS, *BASELINES) if name not in THREE_SEEDS))
+    for seed in SEEDS:
+        for method in named:
+            if only in (None, method) and (seed == SEEDS[0] or method in THREE_SEEDS):
+                for alpha in ALPHAS:
+                    yield Cell(method=method, alpha=alpha, seed=seed)
+
+
+def results() -> list[dict[str, Any]]:
+    """What has been run."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def measure(mnist: Path, only: str | None = None, processes: int = 2) -> None:
+    """Run the cells that aren't there, side by side, one thread each."""
+    left = [cell for cell in cells(only) if not (RESULTS / f"{cell.name}.json").exists()]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in as_completed([pool.submit(run_cell, cell, mnist) for cell in left]):
+            print(done.result(), flush=True)
+
+
+def run_cell(cell: Cell, mnist: Path) -> str:
+    """Run one cell and keep its figures; a line for a person."""
+    from securefd.runner import one_thread
+
+    began = time.monotonic()
+    with one_thread():
+        figures = _baseline(cell, mnist) if cell.method in BASELINES else _method(cell, mnist)
+    kept = asdict(cell) | figures | {"seconds": round(time.monotonic() - began, 1), "settings": settings()}
+    keep(RESULTS / f"{cell.name}.json", kept)
+    shown = {key: f"{value:.4f}" for key, value in figures.items() if isinstance(value, float)}
+    return f"{cell.name}: {shown} in {kept['seconds']} s"
+
+
+def settings() -> dict[str, Any]:
+    """What all cells share."""
+    return {
+        "clients": CLIENTS_EACH * len(MODELS),
+        "models": list(MODELS),
+        "public": PUBLIC,
+        "rounds": ROUNDS,
+        "steps": STEPS,
+        "batch": BATCH,
+        "learning rate": LEARNING_RATE,
+        "student": STUDENT,
+        "student steps": STUDENT_STEPS,
+    }
+
+
+def configured(cell: Cell, mnist: Path) -> Any:
+    """The configuration of a cell; a baseline takes its data, models and lengths from that of ``dsfl``."""
+    from securefd.config import (
+        ClientGroup,
+        Config,
+        DataConfig,
+        DirichletPartition,
+        MethodConfig,
+        PerformanceConfig,
+        StudentConfig,
+    )
+
+    name = "dsfl" if cell.method in BASELINES else cell.method
+    options: dict[str, Any] = {"balanced": {"count_bound": COUNT_BOUND}, "cfd": {"bits": 1}}.get(name, {})
+    return Config(
+        name=cell.name,
+        seed=cell.seed,
+        data=DataConfig(
+            source="idx",
+            path=str(mnist),
+            public=PUBLIC,
+            test="",
+            partition=DirichletPartition(kind="dirichlet", alpha=cell.alpha),
+        ),
+        clients=tuple(ClientGroup(count=CLIENTS_EACH, model=model) for model in MODELS),
+        method=MethodConfig(
+            name=name,
+            rounds=LONG if cell.method == "fedavg-long" else ROUNDS,
+            queries=PUBLIC,
+            local_steps=STEPS,
+            digest_steps=STEPS,
+            batch_size=BATCH,
+            learning_rate=LEARNING_RATE,
+            **options,
+        ),
+        student=StudentConfig(model=STUDENT, steps=STUDENT_STEPS),
+        performance=PerformanceConfig(workers=1),
+    )
+
+
+def _method(cell: Cell, mnist: Path) -> dict[str, Any]:
+    from securefd.runner import run
+
+    folder = CACHE / cell.name
+    done = run(configured(cell, mnist), folder, with_local=False)
+    figures = {
+        "clients.accuracy": done.metrics["clients.accuracy"],
+        "student.accuracy": done.metrics["student.accuracy"],
+        "bytes.up": max(line["bytes.up"] for line in done.rounds),
+        "bytes.up.total": sum(line["bytes.up"] for line in done.rounds),
+        "bytes.down.total": sum(line["bytes.down"] for line in done.rounds),
+        "student.accuracy by round": [line.get("student.accuracy") for line in done.rounds],
+    }
+    shutil.rmtree(folder)  # its views are large, and its figures are kept
+    return figures
+
+
+def _baseline(cell: Cell, mnist: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from securefd import baselines
+    from securefd.data.splits import load_split
+    from securefd.recipe import Recipe
+    from securefd.rules import n_clients
+    from securefd.runner import pool_of
+
+    config = configured(cell, mnist)
+    split = load_split(config.data, n_clients(config), config.seed)
+    recipe = Recipe.of(config, split.input_shape, split.n_classes)
+    pool, rows = pool_of(split.clients)
+
+    def accuracy(logits: Any) -> float:
+        return float((logits.argmax(-1) == split.test.y).mean())
+
+    if cell.method == "local":
+        logits = baselines.alone(recipe, pool, rows, split.test.x)
+        return {"clients.accuracy": float(np.mean([accuracy(each) for each in logits]))}
+    if cell.method == "pooled":
+        return {"student.accuracy": accuracy(baselines.pooled(recipe, pool, split.test.x))}
+    by_round: list[float] = []
+    baselines.fedavg(
+        recipe, pool, rows, split.test.x, each_round=lambda _, logits: by_round.append(accuracy(logits))
+    )
+    weights = (
+        4 * sum(value.numel() for value in recipe.student.network(0).state_dict().values())
+        if recipe.student
+        else 0
+    )
+    return {"student.accuracy": by_round[-1], "student.accuracy by round": by_round, "bytes.up": weights}
