@@ -64,7 +64,7 @@ def configurations() -> dict[str, Config]:
             sealing=sealing,
             privacy=privacy,
             student=StudentConfig(model="mlp", steps=300),
-            audit=AuditConfig(shadows=32),
+            audit=AuditConfig(shadows=64),
         )
 
     masked = SealingConfig(kind="masked")
