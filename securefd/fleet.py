@@ -5,9 +5,8 @@ models share nothing, the gradient of the summed loss is each model's own gradie
 weight by weight (Adam) then updates all of them in one call. Small models are bound by the cost of
 launching operations, so this is several times faster than training them one after the other.
 
-A linear layer over the stack is one batched product. A convolution over stacked weights would be a grouped
-one, which takes a CPU longer than one model after another: there the forward pass goes model by model, and
-the stack shares what is left, namely the batch, the loss, one backward pass and one update.
+Convolutions of larger images are bound by arithmetic instead. There the forward pass goes model by model,
+and the stack shares what is left: the batch, the loss, one backward pass and one update.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,14 +25,17 @@ from torch.nn.functional import one_hot
 
 from securefd.losses import LOSSES, distance
 from securefd.models import ModelSpec
+from securefd.stacked import stacked
 
 State = dict[str, Tensor]
 """A model's weights by name."""
 
 STACKED_WEIGHTS = 400_000
-"""Weights in one stack, about what a core's cache holds. It and the next two are constants, not settings:
+"""Weights in one stack, about what a core's cache holds. It and the next three are constants, not settings:
 what is stacked together changes the last bits of a sum, and results must not depend on the machine."""
-SMALLEST_STACK, LARGEST_STACK = 4, 16
+SMALLEST_STACK, LARGEST_STACK = 8, 16
+SMALL_IMAGE = 16
+"""Pixels of the longer side up to which convolutions over a stack are faster than one after another."""
 
 PREDICT_ROWS = 256
 """Inputs a forward pass: with more, activations leave the cache and a CNN takes twice as long."""
@@ -95,8 +98,9 @@ def train(
     """Train each model on its lesson, together where the architecture is ours; the states are new ones."""
     if objective.steps == 0:
         return list(states)
-    size = stack_size(spec) if spec.is_ours else 1
-    parts = [slice(start, start + size) for start in range(0, len(states), size)]
+    n_parts = -(-len(states) // stack_size(spec)) if spec.is_ours else len(states)
+    ends = [len(states) * part // n_parts for part in range(n_parts + 1)]
+    parts = [slice(*pair) for pair in pairwise(ends)]
 
     def work(part: slice) -> list[State]:
         step = _train_stacked if spec.is_ours and len(states[part]) > 1 else train_one_by_one
@@ -135,7 +139,7 @@ def train_one_by_one(
 
 
 def stack_size(spec: ModelSpec) -> int:
-    """How many models of this architecture train in one stack."""
+    """How many models of this architecture train in one stack, at most."""
     n_weights = sum(value.numel() for value in spec.network(0).parameters())
     return min(LARGEST_STACK, max(SMALLEST_STACK, STACKED_WEIGHTS // n_weights))
 
@@ -197,8 +201,8 @@ def _train_stacked(
         for feed in feeds:
             torch.autograd.backward(feed.loss(forward, weights, step))
         optimiser.step()
-    stacked = {name: value.detach().cpu() for name, value in weights.items()}
-    return [{name: value[k].clone() for name, value in stacked.items()} for k in range(len(states))]
+    trained = {name: value.detach().cpu() for name, value in weights.items()}
+    return [{name: value[k].clone() for name, value in trained.items()} for k in range(len(states))]
 
 
 Forward = Callable[[State, Tensor], Tensor]
@@ -215,8 +219,9 @@ class _Feed:
         self._rows = torch.from_numpy(np.stack(drawn, axis=1))
         self._x = [lesson.x for lesson in lessons]
         self._target = [lesson.target for lesson in lessons]
-        # Labels become vectors once, not in every step.
-        tables = {id(target): _soft(target, n_classes) for target in self._target}
+        # Labels become vectors once, not in every step and not for every lesson that shares them.
+        distinct = {id(target): target for target in self._target}
+        tables = {key: _soft(target, n_classes) for key, target in distinct.items()}
         self._soft = [tables[id(target)] for target in self._target]
         self._prior = _stack([lesson.log_prior for lesson in lessons], device)
         anchors = _stack([lesson.anchors for lesson in lessons], device)
@@ -240,42 +245,22 @@ class _Feed:
 def _forward(spec: ModelSpec) -> Forward:
     network = spec.network(0).to("meta")
 
-    def single(weights: State, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(network, weights, (x,))
-        return logits
-
     def one_after_another(weights: State, x: Tensor) -> Tensor:
         models = zip(*(value.unbind() for value in weights.values()), strict=True)
         states = [dict(zip(weights, model, strict=True)) for model in models]
-        return torch.stack([single(state, inputs) for state, inputs in zip(states, x.unbind(), strict=True)])
+        return torch.stack(
+            [functional_call(network, state, (own,)) for state, own in zip(states, x.unbind(), strict=True)]
+        )
 
-    if any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
+    if any(isinstance(layer, nn.Conv2d) for layer in network.modules()) and max(spec.shape[1:]) > SMALL_IMAGE:
         return one_after_another
-    stacked = nn.Sequential(*(_over_stack(layer) for layer in network.children()))
+    whole = stacked(network)
 
     def at_once(weights: State, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(stacked, weights, (x.flatten(2).mT,)).mT
+        logits: Tensor = functional_call(whole, weights, (x.movedim(1, -1),)).mT
         return logits
 
     return at_once
-
-
-def _over_stack(layer: nn.Module) -> nn.Module:
-    """What does to ``(k, features, b)`` as ``layer`` does to ``(b, features)``."""
-    if isinstance(layer, nn.Linear):
-        return _StackedLinear(layer.in_features, layer.out_features, device="meta")
-    return nn.Identity() if isinstance(layer, nn.Flatten) else layer
-
-
-class _StackedLinear(nn.Linear):
-    """A linear layer whose weights are ``(k, out, in)`` and biases ``(k, out)``.
-
-    Features come before the batch, so that the gradient of the weights comes out in their own layout.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(k, in, b)`` to ``(k, out, b)``."""
-        return torch.baddbmm(self.bias[..., None], self.weight, x)
 
 
 def _gather(sources: Sequence[Tensor], rows: Tensor) -> Tensor:
