@@ -28,6 +28,7 @@ from securefd.errors import ConfigError, ReportError, SecurefdError
 from securefd.progress import Progress, RichProgress, Silent
 
 if TYPE_CHECKING:
+    from securefd.defenses.keys import Listed, PublicIdentity
     from securefd.evaluation.findings import Audit, Outcome
 
 COULD_NOT_RUN = 2
@@ -42,10 +43,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+identity = typer.Typer(help="Make, list and pin the keys by which parties of a sealed sum know one another.")
+app.add_typer(identity, name="identity")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="FEDERATION.TOML", help="The configuration.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+KeyFolder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder of NAME.key and NAME.pub.")]
 
 
 class Schema(StrEnum):
@@ -234,6 +239,80 @@ def schema(
     _result(Config.model_json_schema(), [], as_json=True)
 
 
+@identity.command("new")
+def identity_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the other parties will call it.")],
+    folder: KeyFolder = Path("identities"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an identity: DIR/NAME.key stays here, mode 0600, and DIR/NAME.pub is for the other parties."""
+    from securefd.defenses.keys import create_identity
+
+    made = create_identity(folder, name)
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    _result(
+        {**_public_fields(made), "private_file": private, "public_file": public},
+        [f"{name}  {made.fingerprint}", f"wrote {private} (keep it) and {public} (for the other parties)"],
+        as_json,
+    )
+
+
+@identity.command("list")
+def identity_list(
+    folder: KeyFolder = Path("identities"),
+    roster: Annotated[
+        Path | None, typer.Option(metavar="ROSTER.TOML", help="Show what it pins first, in its order.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List identities, their fingerprints, and whether their private keys are here and safe to use."""
+    from securefd.defenses.keys import list_identities, load_roster
+
+    pinned = None if roster is None else load_roster(roster)
+    listed = list_identities(folder, pinned)
+    lines = _aligned([_identity_row(one, numbered=pinned is not None) for one in listed])
+    problems = [f"{one.name}: {one.problem}" for one in listed if one.problem]
+    total = [f"roster  {pinned.fingerprint}"] if pinned else []
+    result = {
+        "identities": [
+            {"position": one.position, **_public_fields(one), "private": one.private, "problem": one.problem}
+            for one in listed
+        ],
+        "roster_fingerprint": pinned.fingerprint if pinned else None,
+    }
+    _result(result, [*lines, *problems, *total] or [f"no identities in {folder}"], as_json)
+
+
+@identity.command("pin")
+def identity_pin(
+    roster: Annotated[Path, typer.Argument(metavar="ROSTER.TOML", help="The roster; made if needed.")],
+    public: Annotated[list[Path], typer.Argument(metavar="PUB...", help="Files NAME.pub of the parties.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add identities to a roster. It is sorted by key, so all who pin the same get the same fingerprint."""
+    from securefd.defenses.keys import pin, read_public
+
+    pinned, added = pin(roster, [read_public(path) for path in public])
+    numbered = list(enumerate(pinned.identities))
+    names = [one.name for one in added]
+    result = {
+        "path": roster,
+        "added": names,
+        "identities": [{"position": position, **_public_fields(one)} for position, one in numbered],
+        "roster_fingerprint": pinned.fingerprint,
+    }
+    lines = [
+        *_aligned([[str(position), one.name, one.fingerprint] for position, one in numbered]),
+        f"added: {', '.join(names) or 'nothing, all were pinned before'}",
+        f"roster  {pinned.fingerprint}",
+        "compare the roster's fingerprint with every other party, by telephone or in person",
+    ]
+    _result(result, lines, as_json)
+
+
 def _progress(quiet: bool) -> Progress:
     return Silent() if quiet else RichProgress()
 
@@ -298,6 +377,22 @@ def _outcome_line(outcome: Outcome) -> str:
     bound = "" if outcome.epsilon_bound is None else f", epsilon at least {outcome.epsilon_bound:.2f}"
     measured = f"AUC {outcome.auc:.3f} ({low:.3f} to {high:.3f}){bound}"
     return f"{head} {measured}, {outcome.judgement} ({outcome.reason})"
+
+
+def _public_fields(one: PublicIdentity | Listed) -> dict[str, str | None]:
+    key = None if one.key is None else one.key.hex()
+    return {"name": one.name, "public_key": key, "fingerprint": one.fingerprint}
+
+
+def _identity_row(one: Listed, *, numbered: bool) -> list[str]:
+    states = {"usable": "private key here", "absent": "no private key here", "refused": "private key REFUSED"}
+    position = ["-" if one.position is None else str(one.position)] if numbered else []
+    return [*position, one.name, one.fingerprint or "no public identity", states[one.private]]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _sentence(error: Exception) -> str:
