@@ -1,15 +1,16 @@
 """From what an observer saw to its best guess at how the private models treat given records.
 
 What a view holds decides what can be done with it; the observer's name doesn't. Of the channels
-that answer public queries the most telling one is used: single clients' answers, else the opened
-mean, else the consensus. Whoever has the student queries it as well.
+that answer public queries the most telling one is used: single clients' answers, else the means of
+their groups, else the one mean that was opened, else the consensus. Whoever has the student queries it
+as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,8 @@ from securefd.attacks.surrogate import Surrogate, landmarks, log_answers
 from securefd.errors import AuditError
 from securefd.views import RoundView, View
 
-Channel = Literal["answers", "total", "consensus"]
-CHANNELS: tuple[Channel, ...] = ("answers", "total", "consensus")
+Channel = Literal["answers", "sums", "total", "consensus"]
+CHANNELS: tuple[Channel, ...] = ("answers", "sums", "total", "consensus")
 Floats = NDArray[np.float64]
 
 
@@ -27,8 +28,8 @@ Floats = NDArray[np.float64]
 class Signal:
     """What one observer makes of the candidates, in every federation that it saw.
 
-    ``name``: ``answers``, ``total``, ``consensus`` or ``student``. ``candidates``: ``(k,)`` which of the
-    records asked about it concerns. ``probabilities``: ``(F, k, C)``.
+    ``name``: ``answers``, ``sums``, ``total``, ``consensus`` or ``student``. ``candidates``: ``(k,)`` which
+    of the records asked about it concerns. ``probabilities``: ``(F, k, C)``.
     """
 
     name: str
@@ -103,7 +104,7 @@ def _same_kind(views: Sequence[View]) -> View:
 def _distil(
     views: Sequence[View], channel: Channel, x: NDArray[np.float32], client: NDArray[np.int64]
 ) -> Floats:
-    """Surrogates' class probabilities ``(F, n, C)``; of a client's own answers where they were seen."""
+    """Surrogates' class probabilities ``(F, n, C)``; of a client's own answers or its group's where seen."""
     first = views[0]
     seen = [part for part in first.rounds if len(part.queries) and getattr(part, channel) is not None]
     asked = np.unique(np.concatenate([part.queries for part in seen]))
@@ -111,7 +112,7 @@ def _distil(
         raise AuditError(f"queries must be indices below {len(first.public)}, got {asked[0]}..{asked[-1]}")
     kept = asked[landmarks(len(asked))]
     surrogate = Surrogate.fit(first.public[kept])
-    if channel != "answers":
+    if channel in ("total", "consensus"):
         targets = np.stack([_average(view, channel, kept, None) for view in views])
         return surrogate.predict(targets, x)
     groups = []
@@ -153,8 +154,18 @@ def _answers(part: RoundView, channel: Channel, owner: int | None) -> Floats | N
         return part.total
     if channel == "consensus":
         return part.consensus
-    if part.answers is None or owner is None:
+    if owner is None:
         return None
-    if not 0 <= owner < len(part.answers):
-        raise AuditError(f"client must be 0..{len(part.answers) - 1} for a candidate, got {owner}")
-    return np.asarray(part.answers[owner], dtype=np.float64)
+    if channel == "answers":
+        return None if part.answers is None else _of(owner, part.answers)
+    if part.sums is None or part.groups is None:
+        return None
+    group = int(_of(owner, part.groups))
+    return None if group < 0 else np.asarray(part.sums[group], dtype=np.float64)
+
+
+def _of(owner: int, values: NDArray[Any]) -> NDArray[Any]:
+    """The row of a candidate's client."""
+    if not 0 <= owner < len(values):
+        raise AuditError(f"client must be 0..{len(values) - 1} for a candidate, got {owner}")
+    return np.asarray(values[owner])

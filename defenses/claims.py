@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from securefd.errors import PrivacyError
 
@@ -17,7 +17,7 @@ Relation = Literal["add-or-remove", "replace-one"]
 Observer = Literal["server", "peer", "release", "keyholder", "coalition"]
 Subject = Literal["records", "answers"]
 Kind = Literal["proven", "cryptographic", "none"]
-SealingKind = Literal["plain", "masked", "homomorphic"]
+SealingKind = Literal["plain", "masked", "homomorphic", "masked+homomorphic"]
 
 UNITS: tuple[Unit, ...] = ("record", "client")
 RELATIONS: tuple[Relation, ...] = ("add-or-remove", "replace-one")
@@ -99,13 +99,17 @@ class Claim:
 
 
 MASKED_ASSUMPTION = (
-    "X25519, HKDF and AES-CTR are secure, every client has pinned the identities of the others, and the "
-    "server follows the protocol"
+    "X25519, HKDF, AES, SHA-256 and Ed25519 are secure, and every client has pinned the right identities of "
+    "the others"
 )
 HOMOMORPHIC_ASSUMPTION = (
     "the BFV encryption is secure, the server follows the protocol, and server and key holder do not collude"
 )
 KEYHOLDER_ASSUMPTION = "the key holder is given only the encrypted sum, and does not collude with the server"
+WRAPPED_ASSUMPTION = (
+    f"the masks hold ({MASKED_ASSUMPTION}) or the encryption does (BFV is secure, and server and key holder "
+    "do not collude); who colludes with clients meets the masks alone"
+)
 
 _DPSGD = (
     "Each client's model is trained by DP-SGD, and answers, their sum and the student are computed from it "
@@ -114,6 +118,7 @@ _DPSGD = (
     "Opacus adds floating-point noise from a generator that is not cryptographic, so epsilon is that of the "
     "ideal Gaussian. A person with records at several clients adds up the clients' costs"
 )
+ENCRYPTED: tuple[SealingKind, ...] = ("homomorphic", "masked+homomorphic")
 _NO_NOISE = "No noise was added, and secrecy is not privacy"
 _SEEDED = "The noise came from a known seed, as in tests, so it protects nothing"
 
@@ -122,7 +127,9 @@ def claims(
     *,
     sealing: SealingKind,
     n_clients: int,
+    threshold: int | None = None,
     colluders: int = 0,
+    secrecy_failure: float = 0.0,
     guarantee: Guarantee | None = None,
     histogram: bool = False,
     seeded: bool = False,
@@ -130,12 +137,14 @@ def claims(
     """Return every promise of a run, observer by observer: about records first, then about answers.
 
     ``guarantee``: of DP-SGD at each client, the largest over the clients; None without noise.
+    ``threshold``: the least number of clients whose sum is opened; None for all.
     ``colluders``: how many clients side with the server; a coalition is listed when it is above 0.
+    ``secrecy_failure``: the probability in each round that masks don't hide what they should.
     ``histogram``: the method's answers carry class counts. ``seeded``: the noise is reproducible.
     Raises PrivacyError for an unknown sealing or an impossible number of colluders.
     """
-    if sealing not in ("plain", "masked", "homomorphic"):
-        raise PrivacyError(f"sealing must be plain, masked or homomorphic, got {sealing!r}")
+    if sealing not in get_args(SealingKind):
+        raise PrivacyError(f"sealing must be one of {', '.join(get_args(SealingKind))}, got {sealing!r}")
     if not n_clients >= 1:
         raise PrivacyError(f"n_clients must be at least 1, got {n_clients}")
     if not 0 <= colluders < n_clients:
@@ -143,13 +152,16 @@ def claims(
             f"colluders must be at least 0 and below the number of clients, {n_clients}, got {colluders}"
         )
     observers: list[Observer] = ["server", "peer", "release"]
-    if sealing == "homomorphic":
+    if sealing in ENCRYPTED:
         observers.append("keyholder")
     if colluders > 0:
         observers.append("coalition")
     records = [_about_records(o, sealing, n_clients, guarantee, seeded) for o in observers]
     noised = guarantee is not None and not seeded
-    return (*records, *_about_answers(sealing, n_clients, colluders, histogram, noised))
+    if sealing == "plain":
+        return (*records, *_about_plain_answers(colluders, histogram, noised))
+    survivors = n_clients if threshold is None else threshold
+    return (*records, *_about_sealed_answers(sealing, n_clients, survivors, colluders, secrecy_failure))
 
 
 def claim_about_records(all_claims: tuple[Claim, ...], observer: Observer) -> Claim:
@@ -170,10 +182,14 @@ def _about_records(
             "plain": "every client's answers reach the server, and answers tell members from non-members",
             "masked": "the server opens the sum of all answers, and the sum still leaks",
             "homomorphic": "the server receives the opened sum of all answers, and the sum still leaks",
+            "masked+homomorphic": "the server opens the sum of all answers, and the sum still leaks",
         }[sealing],
         "peer": "every client sees each consensus, which still leaks what the others' models learnt",
         "release": "whoever may query the student can test whether a record shaped it",
-        "keyholder": "the key holder opens the sum of all answers, and the sum still leaks",
+        "keyholder": {
+            "homomorphic": "the key holder opens the sum of all answers, and the sum still leaks",
+            "masked+homomorphic": "the key holder opens a masked sum, and may be a client or a user as well",
+        }.get(sealing, ""),
         "coalition": _coalition_sees(n_clients),
     }[observer]
     cause = _SEEDED if seeded else _NO_NOISE
@@ -186,47 +202,75 @@ def _coalition_sees(n_clients: int) -> str:
     return "colluders subtract their own answers from the sum, and what is left leaks more"
 
 
-def _about_answers(
-    sealing: SealingKind, n_clients: int, colluders: int, histogram: bool, noised: bool
-) -> list[Claim]:
-    """Return who can see single clients' answers. A sum over one client is that client's answers."""
-    if sealing == "plain":
-        counts = ""
-        if histogram:
-            counts = f", and with them its {'noised ' if noised else ''}class counts"
-        reason = f"The server sees every client's answers{counts}."
-        claims_ = [Claim(observer="server", subject="answers", reason=reason)]
-        if colluders > 0:
-            claims_.append(Claim(observer="coalition", subject="answers", reason=reason))
-        return claims_
-    if n_clients < 2:
-        alone = "There is one client, so the sum is its answers."
-        return [Claim(observer="server", subject="answers", reason=alone)]
-    hidden = MASKED_ASSUMPTION if sealing == "masked" else HOMOMORPHIC_ASSUMPTION
-    every = (
-        "The server sees only the sum. Every client must attend, and whoever colludes with all clients but "
-        "one has the last one's answers."
-    )
-    found = [Claim(observer="server", subject="answers", assumption=hidden, reason=every)]
-    if sealing == "homomorphic":
-        found.append(
-            Claim(
-                observer="keyholder",
-                subject="answers",
-                assumption=KEYHOLDER_ASSUMPTION,
-                reason="The key holder opens the sum and nothing else.",
-            )
-        )
+def _about_plain_answers(colluders: int, histogram: bool, noised: bool) -> list[Claim]:
+    counts = f", and with them its {'noised ' if noised else ''}class counts" if histogram else ""
+    reason = f"The server sees every client's answers{counts}."
+    found = [Claim(observer="server", subject="answers", reason=reason)]
     if colluders > 0:
-        found.append(_coalition_about_answers(n_clients, colluders, hidden))
+        found.append(Claim(observer="coalition", subject="answers", reason=reason))
     return found
 
 
-def _coalition_about_answers(n_clients: int, colluders: int, hidden: str) -> Claim:
-    honest = n_clients - colluders
+def _about_sealed_answers(
+    sealing: SealingKind, n_clients: int, survivors: int, colluders: int, failure: float
+) -> list[Claim]:
+    """Return who can see single clients' answers. A sum over one client is that client's answers."""
+    if n_clients < 2:
+        alone = "There is one client, so the sum is its answers."
+        return [Claim(observer="server", subject="answers", reason=alone)]
+    hidden = {
+        "masked": MASKED_ASSUMPTION,
+        "homomorphic": HOMOMORPHIC_ASSUMPTION,
+        "masked+homomorphic": WRAPPED_ASSUMPTION,
+    }[sealing]
+    dishonest = "" if sealing == "homomorphic" else ", whether it follows the protocol or not,"
+    which = f"all {n_clients}" if survivors == n_clients else f"at least {survivors} of {n_clients}"
+    server = (
+        f"The server{dishonest} sees only the sum over {which} clients{_except(failure)}. "
+        f"{_differences(n_clients, survivors)}Whoever colludes with all of them but one has the last one's "
+        "answers."
+    )
+    found = [Claim(observer="server", subject="answers", assumption=hidden, reason=server)]
+    if sealing == "homomorphic":
+        opens = "The key holder opens the sum and nothing else."
+        found.append(
+            Claim(observer="keyholder", subject="answers", assumption=KEYHOLDER_ASSUMPTION, reason=opens)
+        )
+    elif sealing == "masked+homomorphic":
+        opens = "The key holder opens a masked sum, which tells it nothing."
+        found.append(Claim(observer="keyholder", subject="answers", assumption=hidden, reason=opens))
+    if colluders > 0:
+        found.append(_coalition_about_answers(n_clients, survivors, colluders, hidden, failure))
+    return found
+
+
+def _coalition_about_answers(
+    n_clients: int, survivors: int, colluders: int, hidden: str, failure: float
+) -> Claim:
+    honest = survivors - colluders
     who = f"The server and {colluders} of {n_clients} clients"
-    if honest == 1:
+    if honest <= 1:
         reason = f"{who} subtract their own answers from the sum and have the last client's."
         return Claim(observer="coalition", subject="answers", reason=reason)
-    reason = f"{who} see the sum of the other {honest} clients' answers and no single one."
+    others = "the other" if survivors == n_clients else "at least"
+    reason = (
+        f"{who} see the sum of {others} {honest} clients' answers and no single one{_except(failure)}. "
+        f"{_differences(n_clients, survivors)}".strip()
+    )
     return Claim(observer="coalition", subject="answers", assumption=hidden, reason=reason)
+
+
+def _except(failure: float) -> str:
+    if failure == 0:
+        return ""
+    return f", but for a probability of 2^{math.ceil(math.log2(failure))} a round"
+
+
+def _differences(n_clients: int, survivors: int) -> str:
+    """What sums over several rounds add up to, where not every client must be in each."""
+    if survivors == n_clients:
+        return ""
+    return (
+        "Where two rounds' survivors differ by one client, so do their sums by about its answers: only noise "
+        "protects against that. "
+    )

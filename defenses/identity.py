@@ -107,6 +107,20 @@ def sign_message(identity: Identity, place: Place, sender: int, body: bytes) -> 
     return encode(msgspec.structs.replace(unsigned, signature=signature))
 
 
+def verify_signature(place: Place, sender: int, body: bytes, signature: bytes, public: bytes) -> None:
+    """Run by who knows the body already: ``ProtocolError`` unless ``sender`` signed it for ``place``."""
+    message = Signed(
+        session=place.session,
+        round=place.round,
+        stage=place.stage,
+        sender=sender,
+        roster=place.roster,
+        body=body,
+        signature=signature,
+    )
+    verify(public, statement(place.protocol, message), signature)
+
+
 def verify_message(
     data: bytes, place: Place, pinned: Sequence[bytes], limit: int | None = None
 ) -> tuple[int, bytes]:

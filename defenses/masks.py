@@ -1,27 +1,49 @@
-"""Masked sums: the server learns the sum of all clients' vectors and nothing else about them.
+"""Masked sums: the server learns the sum of the surviving clients' vectors and nothing else about them.
 
-After Bonawitz et al. 2017 (eprint 2017/281), pairwise masks only. Every two clients agree on a fresh X25519
-secret; the one with the lower position adds, the other subtracts, a keystream derived from it, so that all
-masks cancel in the sum over *all* clients.
+After Bonawitz et al. 2017 (eprint 2017/281; the variant for active adversaries), with neighbours chosen as in
+Bell et al. 2020 (eprint 2020/704) for malicious servers. Every client adds to its vector one keystream of its
+own and one for each neighbour: its holders that have shared, and those that chose it as holder. Of two
+neighbours the one at the lower position adds their keystream, the other subtracts it. The stages of a round:
+
+========= ============================================ ====================================================
+stage     client to server                             server to clients
+========= ============================================ ====================================================
+advertise two fresh X25519 keys, signed                the roster of these
+share     for each holder that it chose, encrypted     each its own boxes, and who has shared
+          shares of its mask key and its seed
+upload    the masked vector; for each holder a tag:    the survivors: whose vectors are in the sum
+          for which clients it was masked
+confirm   a signature under that one list              t of these signatures; to each holder its tags
+unmask    its seed; of each client it holds shares of, nothing: masks are removed, and the sum is opened
+          one share: a seed's if the client survived,
+          a mask key's if it dropped out
+========= ============================================ ====================================================
 
 What is promised, and to whom:
 
-- Against the server and the network, honest or not, alone or with up to n - 2 of the n clients: the vectors
-  of the other clients stay hidden behind their sum, under X25519 (gap Diffie-Hellman), HKDF-SHA256,
-  AES-256-CTR and Ed25519 being secure. With n - 1 colluding clients the sum *is* the last client's vector.
-- Against other clients: the same; a client sees public keys only.
+- Against the server and the network, whether they follow the protocol or not, together with up to c clients:
+  the others' vectors stay hidden behind their sum over at least t - c clients, under X25519 (gap
+  Diffie-Hellman), HKDF-SHA256, AES-256-CTR, AES-256-GCM, SHA-256 and Ed25519 being secure, and except with
+  the probability that ``securefd.defenses.neighbourhood`` computes.
+- Against up to c other clients: the same.
 - The sum itself is not private; only noise protects what the sum reveals.
-- Nothing is promised about dropouts: **every client must be present**. If one is missing, the round ends with
-  a ``ProtocolError`` and what was uploaded stays masked. There are no secret shares with which a mask
-  could be removed, and the server can deny service at will.
-- Nothing is promised about clients that lie within the value bound, nor about the questions: that every
-  client was asked the same public inputs is for the engine to check.
+- Clients may drop out at every stage. Below t of them the round ends, and nothing is opened.
+- Not promised: that the sum is right where a client lies within the bound or sends garbage, or that a round
+  ends at all where the server or a client refuses to do its part.
+
+Why the server can't loosen it. All that clients sign is bound to the hash of their terms (identities, n, t,
+c, bounds, graph, question), and from the second stage on to the roster that they were shown, so that two
+groups with different rosters refuse one another. A client signs one list of survivors a round, and reveals
+shares only for a list that t clients signed; with c < 2t - n no two lists get there. Of each client it then
+reveals one share, never both, and of a survivor only if that one's tag says that it masked its vector for the
+very clients that are said to have shared: a client that was shown others might have masked with those alone
+who are called dropped now.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,52 +53,69 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from securefd.defenses.identity import (
-    OVERHEAD,
-    Identity,
-    Place,
-    Rounds,
-    check_pinned,
-    cohort_hash,
-    collect,
-    sign_message,
-    verify_message,
-)
-from securefd.defenses.quantise import check_bits, check_grid
-from securefd.errors import ProtocolError, SealingError
-from securefd.messages import LIMITS, Advertise, Roster, Upload, decode, encode
+from securefd.defenses.terms import PROTOCOL
+from securefd.errors import ProtocolError
 
-PROTOCOL = b"securefd/masked/1"
 CHUNK = 256 << 10
 """Bytes of keystream made at a time: they stay in the cache until they are added."""
+TAG_BYTES = 16
 _BLOCK = 16
 
-Ring = NDArray[np.uint32] | NDArray[np.uint64]
+Words = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
 
 
-def ring_width(bits: int, n_clients: int) -> int:
-    """Bytes of a ring (4 or 8) in which the sum of ``n_clients`` values of ``bits`` bits never wraps."""
-    check_bits(bits)
-    largest = n_clients * ((1 << bits) - 1)
-    if largest < 1 << 32:
-        return 4
-    if largest < 1 << 63:
-        return 8
-    raise SealingError(f"{n_clients} clients of {bits} bits need a ring of more than 63 bits; lower the bits")
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """Where all keys of one round come from: HKDF-SHA256 with salt = session.
 
-
-def mask_key(secret: bytes, *, session: bytes, round: int, pair: tuple[int, int], roster: bytes) -> bytes:  # noqa: A002
-    """Derive a pair's 32-byte AES key from its X25519 ``secret`` by HKDF-SHA256, for one round and roster.
-
-    salt = session; info = PROTOCOL | round (8 bytes, big-endian) | lower and higher position (4 bytes each,
-    big-endian) | SHA-256 of the roster message.
+    info = PROTOCOL | label (pair, self, box or tag, in ASCII) | 0 | round (8 bytes, big-endian) | two
+    positions (4 bytes each, big-endian; pair: ascending; self: the own one twice; box and tag: sender, then
+    holder) | agreement (32 bytes, see `masked_client.agreement`) | for a tag: the `positions_hash` of the
+    sharers. All keys have 32 bytes, tags the first 16 of theirs.
     """
-    low, high = sorted(pair)
-    info = PROTOCOL + round.to_bytes(8, "big") + low.to_bytes(4, "big") + high.to_bytes(4, "big") + roster
-    return HKDF(algorithm=SHA256(), length=32, salt=session, info=info).derive(secret)
+
+    session: bytes
+    round: int
+    agreement: bytes
+
+    def pair_key(self, secret: bytes, one: int, other: int) -> bytes:
+        """The AES-256 key of the mask between two clients, from their X25519 ``secret``."""
+        return self._derive(b"pair", secret, min(one, other), max(one, other))
+
+    def self_key(self, seed: bytes, position: int) -> bytes:
+        """The AES-256 key of a client's own mask, from its ``seed``."""
+        return self._derive(b"self", seed, position, position)
+
+    def box_key(self, secret: bytes, sender: int, holder: int) -> bytes:
+        """The AES-256-GCM key of the one box from ``sender`` to ``holder``, from their X25519 ``secret``."""
+        return self._derive(b"box", secret, sender, holder)
+
+    def tag(self, secret: bytes, sender: int, holder: int, sharers: bytes) -> bytes:
+        """What shows ``holder`` for which `positions_hash` ``sender`` masked; ``secret`` as of a box."""
+        return self._derive(b"tag", secret, sender, holder, sharers)[:TAG_BYTES]
+
+    def _derive(self, label: bytes, secret: bytes, one: int, other: int, more: bytes = b"") -> bytes:
+        places = self.round.to_bytes(8, "big") + one.to_bytes(4, "big") + other.to_bytes(4, "big")
+        info = PROTOCOL + label + b"\0" + places + self.agreement + more
+        return HKDF(algorithm=SHA256(), length=32, salt=self.session, info=info).derive(secret)
 
 
-def apply_masks(ring: Ring, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
+def positions_hash(positions: Sequence[int]) -> bytes:
+    """SHA-256 of positions, 4 bytes each, big-endian."""
+    return hashlib.sha256(b"".join(position.to_bytes(4, "big") for position in positions)).digest()
+
+
+def agree(private: X25519PrivateKey, public: bytes, peer: int) -> bytes:
+    """The X25519 secret with ``peer``. ``ProtocolError`` for a key of low order, which gives none."""
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise ProtocolError(
+            f"client {peer} advertised a key that gives no shared secret; leave it out of the next round"
+        ) from error
+
+
+def apply_masks(words: Words, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
     """Add and subtract, in place and modulo the ring, one AES-256-CTR keystream a key.
 
     The counter starts at zero: a key serves one vector only. Words are little-endian.
@@ -87,174 +126,14 @@ def apply_masks(ring: Ring, added: Sequence[bytes], subtracted: Sequence[bytes])
         for operation, keys in operations
         for key in keys
     ]
-    word = ring.dtype.newbyteorder("<")
-    step = min(CHUNK // word.itemsize, ring.size)
+    word = words.dtype.newbyteorder("<")
+    step = min(CHUNK // word.itemsize, words.size)
     zeros = memoryview(bytes(step * word.itemsize))
     keystream = bytearray(len(zeros) + _BLOCK - 1)
-    for start in range(0, ring.size, step):
-        part = ring[start : start + step]
+    for start in range(0, words.size, step):
+        part = words[start : start + step]
         mask = np.frombuffer(keystream, dtype=word, count=part.size)
         for operation, stream in streams:
             stream.update_into(zeros[: part.nbytes], keystream)
             operation(part, mask, out=part)
     keystream[:] = bytes(len(keystream))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Turn:
-    """One round of one client, between its advertisement and its upload."""
-
-    place: Place
-    private: X25519PrivateKey
-    advert: bytes
-
-
-class MaskedClient:
-    """Run by one client. Bytes in, bytes out: ``advertise``, then ``upload``, once each a round.
-
-    ``pinned``: the identities of all clients in the agreed order; ``identity`` is one of them. The key of
-    a round is new, never stored, and dropped as the upload is made (Python can't overwrite it in memory).
-    """
-
-    def __init__(
-        self,
-        identity: Identity,
-        pinned: Sequence[bytes],
-        *,
-        _generate: Callable[[], X25519PrivateKey] = X25519PrivateKey.generate,
-    ) -> None:
-        self._pinned = check_pinned(pinned)
-        if identity.public not in self._pinned:
-            raise SealingError("a client's own identity must be among the pinned ones")
-        self._identity = identity
-        self._position = self._pinned.index(identity.public)
-        self._generate = _generate
-        self._rounds = Rounds()
-        self._turn: _Turn | None = None
-
-    def advertise(self, session: bytes, round: int) -> bytes:  # noqa: A002
-        """Run by the client, first. Returns its signed public key for this round, made only now.
-
-        ``ProtocolError`` unless the round is later than all others of the session that it took part in.
-        An earlier round that wasn't uploaded is given up.
-        """
-        private = self._generate()
-        body = encode(Advertise(public_key=private.public_key().public_bytes_raw()))
-        roster = cohort_hash(self._pinned)
-        place = Place(protocol=PROTOCOL, session=session, round=round, stage="advertise", roster=roster)
-        advert = sign_message(self._identity, place, self._position, body)
-        self._rounds.enter(session, round)
-        self._turn = _Turn(place=place, private=private, advert=advert)
-        return advert
-
-    def upload(self, roster: bytes, vector: NDArray[np.int64], bits: int) -> bytes:
-        """Run by the client, after ``advertise``. Returns the masked vector, the only thing that leaves it.
-
-        ``roster``: what the server sent. It must hold, for this round, one advertisement signed by each
-        pinned identity, this client's own unchanged. ``vector``: ``(d,)`` int64 in [0, 2**bits).
-        A refusal changes nothing; after a success the round's key is gone.
-        """
-        turn = self._turn
-        if turn is None:
-            raise ProtocolError("upload comes once a round, after advertise")
-        check_grid(vector, bits)
-        width = ring_width(bits, len(self._pinned))
-        public_keys = self._peers(roster, turn)
-        digest = hashlib.sha256(roster).digest()
-        keys = {peer: self._pair_key(turn, peer, public, digest) for peer, public in public_keys.items()}
-        self._turn = None
-        ring = vector.astype(f"<u{width}")
-        apply_masks(
-            ring,
-            added=[key for peer, key in keys.items() if peer > self._position],
-            subtracted=[key for peer, key in keys.items() if peer < self._position],
-        )
-        body = encode(Upload(width=width, values=ring.tobytes()))
-        return sign_message(self._identity, turn.place.at("upload", digest), self._position, body)
-
-    def _peers(self, roster: bytes, turn: _Turn) -> dict[int, bytes]:
-        """Verify the roster against the pinned identities; the other clients' public keys by position."""
-        adverts = decode(roster, Roster).adverts
-        if len(adverts) != len(self._pinned):
-            raise ProtocolError(f"the roster must hold all {len(self._pinned)} clients, got {len(adverts)}")
-        if adverts[self._position] != turn.advert:
-            raise ProtocolError("the roster doesn't hold this client's own advertisement at its position")
-        keys: dict[int, bytes] = {}
-        for position, advert in enumerate(adverts):
-            sender, body = verify_message(advert, turn.place, self._pinned)
-            if sender != position:
-                raise ProtocolError(f"the roster holds client {sender} at position {position}")
-            keys[position] = decode(body, Advertise).public_key
-        if len(set(keys.values())) != len(keys):
-            raise ProtocolError("two clients of the roster have the same public key")
-        del keys[self._position]
-        return keys
-
-    def _pair_key(self, turn: _Turn, peer: int, public: bytes, roster: bytes) -> bytes:
-        try:
-            secret = turn.private.exchange(X25519PublicKey.from_public_bytes(public))
-        except ValueError as error:
-            raise ProtocolError(f"client {peer} advertised a key that gives no shared secret") from error
-        pair = (self._position, peer)
-        return mask_key(secret, session=turn.place.session, round=turn.place.round, pair=pair, roster=roster)
-
-
-class MaskedServer:
-    """Run by the server, one a round: ``roster``, then ``open_sum``.
-
-    ``bits`` and ``size``: the bits a value and the number of values of every vector in this round.
-    """
-
-    def __init__(
-        self,
-        pinned: Sequence[bytes],
-        *,
-        session: bytes,
-        round: int,  # noqa: A002
-        bits: int,
-        size: int,
-    ) -> None:
-        self._pinned = check_pinned(pinned)
-        if not size >= 1:
-            raise SealingError(f"a vector to seal must hold at least 1 value, got {size}")
-        roster = cohort_hash(self._pinned)
-        self._place = Place(protocol=PROTOCOL, session=session, round=round, stage="advertise", roster=roster)
-        self._bits, self._size = bits, size
-        self._width = ring_width(bits, len(self._pinned))
-        self._digest: bytes | None = None
-        self._opened = False
-
-    def roster(self, adverts: Sequence[bytes]) -> bytes:
-        """Run by the server, first: every client's advertisement, in any order, to the roster for all."""
-        if self._digest is not None:
-            raise ProtocolError("a round has one roster, and this one has it already")
-        found = collect(adverts, self._place, self._pinned, limit=LIMITS[Advertise])
-        message = encode(Roster(adverts=tuple(advert for advert, _ in found)))
-        self._digest = hashlib.sha256(message).digest()
-        return message
-
-    def open_sum(self, uploads: Sequence[bytes]) -> NDArray[np.int64]:
-        """Run by the server, last: every client's upload, in any order, to the sum ``(size,)``.
-
-        ``ProtocolError`` unless each client's signed upload for this roster is there exactly once, and
-        ``SealingError`` if the sum can't be one of values within the bound. A refusal changes nothing.
-        """
-        if self._digest is None:
-            raise ProtocolError("open_sum comes after roster")
-        if self._opened:
-            raise ProtocolError("this round's sum was opened already")
-        place = self._place.at("upload", self._digest)
-        limit = self._size * self._width + OVERHEAD
-        total = np.zeros(self._size, dtype=f"<u{self._width}")
-        for _, body in collect(uploads, place, self._pinned, limit):
-            message = decode(body, Upload, limit)
-            if message.width != self._width or len(message.values) != total.nbytes:
-                raise ProtocolError(f"an upload must hold {self._size} words of {self._width} bytes")
-            total += np.frombuffer(message.values, dtype=total.dtype)
-        largest = len(self._pinned) * ((1 << self._bits) - 1)
-        if not int(total.max()) <= largest:
-            raise SealingError(
-                f"the sum must be at most {largest}: a client left the bound or used another mask"
-            )
-        self._opened = True
-        return total.astype(np.int64)

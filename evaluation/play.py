@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from securefd.checkpoint import pack_state
 from securefd.cohort import Pool
+from securefd.defenses.sealing import PartialSum
 from securefd.federation import Federations
 from securefd.private import PrivatePlan, plan_private, train_part
 from securefd.recipe import Recipe
@@ -72,7 +73,8 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
                 federations.fit(number)
             asked = federations.ask(number)
             vectors = np.array(federations.answer(asked))
-            consensus = federations.combine(asked, list(vectors.sum(axis=1)))
+            parts = [_parts(recipe, own) for own in vectors]
+            consensus = federations.combine(asked, list(vectors.sum(axis=1)), parts)
             federations.digest(asked, consensus, clients=number + 1 < recipe.settings.rounds)
             shape = recipe.blocks(len(asked.asked))[0].shape
             size = int(np.prod(shape))
@@ -87,6 +89,12 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
         assert federations.students is not None
         states = [pack_state("student", federations.students.states[f]) for f in range(len(rows))]
         return arrays | {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+
+def _parts(recipe: Recipe, vectors: NDArray[np.int64]) -> list[PartialSum]:
+    """What a server would combine of one federation's answers ``(n_clients, d)``: sums of groups, or each."""
+    groups = recipe.groups or tuple((k,) for k in range(len(vectors)))
+    return [PartialSum(total=vectors[list(group)].sum(axis=0), clients=group) for group in groups]
 
 
 def _noisy_counts(setup: Play, rows: Sequence[Rows]) -> list[list[NDArray[np.float64]]] | None:

@@ -6,8 +6,8 @@ secret. Where clients train by DP-SGD, shadows are trained by the deployed code,
 same sampling rate, noise and steps, so that they are held to the same epsilon, though they have about half as
 many records. Its noise, and that of class counts, is drawn afresh for every shadow.
 
-Sealing isn't part of it: all sealings add up the same integers, so one set of shadows serves runs that
-differ in nothing else. This is a simulation: one process holds the records of all clients.
+Sealing isn't part of it, but for its groups: all sealings add up the same integers, so one set of shadows
+serves runs that differ in nothing else. This is a simulation: one process holds the records of all clients.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from securefd.progress import Progress, Silent
 from securefd.recipe import Recipe
 from securefd.result import Run, Student
 from securefd.runner import pool_of
-from securefd.sight import Travelled
+from securefd.sight import Grouped, Travelled
 from securefd.views import Observer, View
 
 CHUNK = 8
@@ -104,7 +104,23 @@ class Shadows:
             consensus=self.played[f"consensus.{number}"][federation],
             mean=total / n_clients,
             answers=answers,
+            grouped=self._grouped(levels),
         )
+
+    def _grouped(self, levels: NDArray[np.int64]) -> Grouped | None:
+        """The sums that a server opens of answers ``(n_clients, a, C)`` on the grid."""
+        recipe = self.setup.recipe
+        if not recipe.groups:
+            return None
+        block = recipe.blocks(levels.shape[1])[:1]
+        group = np.empty(len(levels), dtype=np.int64)
+        for number, clients in enumerate(recipe.groups):
+            group[list(clients)] = number
+        sums = [
+            dequantise_sum(levels[list(own)].sum(axis=0).ravel(), block, recipe.bits, len(own))[0]
+            for own in recipe.groups
+        ]
+        return Grouped(sums=np.stack(sums), groups=group)
 
     def _student(self, federation: int) -> Student:
         assert self.setup.recipe.student is not None
@@ -162,7 +178,7 @@ def shadows_of(run: Run, progress: Progress | None = None) -> Shadows:
 
 
 def key_of(run: Run, coins: Coins) -> str:
-    """SHA-256, in hex, of all that decides what shadows show. Sealing counts only by the bits of its grid.
+    """SHA-256, in hex, of all that decides what shadows show. Of sealing only its grid and groups count.
 
     The private records count by a hash under the seed: without it nobody can test a guess of them.
     """
@@ -178,6 +194,7 @@ def key_of(run: Run, coins: Coins) -> str:
         "chunk": CHUNK,
         "recipe": tables,
         "bits": recipe.bits,
+        "groups": recipe.groups,
         "device": run.config.performance.device,
         "versions": versions(),
         "public": public_hash(run.split.public),

@@ -30,7 +30,10 @@ RECIPE = (
     "Shadow federations play the recipe on about half of the records each, with the run's public set, "
     "queries, initial weights and order of training, which are taken to be known to whoever attacks."
 )
-ATTENDANCE = "A sealed sum opens only if every client attends every round."
+ATTENDANCE = (
+    "A sealed sum opens only if as many clients as its threshold attend the round; the server can keep it "
+    "from opening at will."
+)
 
 
 def report(

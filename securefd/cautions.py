@@ -12,6 +12,7 @@ from securefd.config import Config, SealingConfig
 from securefd.exchange import codec_of
 from securefd.private import PrivatePlan
 from securefd.recipe import Recipe
+from securefd.rules import covered
 
 WEAK_EPSILON = 10.0
 """Odds of a membership that may grow e^10 = 22,000-fold are hardly bounded."""
@@ -50,7 +51,7 @@ def cautions(
                 f"what earlier runs wrote into ledger {config.privacy.ledger} counts against the same budget "
                 "and isn't in these figures: a client whose budget is used up refuses to train"
             )
-    yield from _about_sealing(config.sealing, len(sizes))
+    yield from _about_sealing(config.sealing, covered(config)[0])
     lengths = ", how many of its answers changed" if codec_of(recipe, config.sealing) is not None else ""
     yield (
         "not protected by anything: how many records a client has, whether it takes part, how long it takes"
@@ -106,15 +107,11 @@ def _signal(plan: PrivatePlan, size: int, weights: int) -> float:
 def _about_sealing(sealing: SealingConfig, clients: int) -> Iterator[str]:
     if sealing.kind == "plain":
         return
-    if sealing.kind == "masked":
-        unused = (
-            ""
-            if sealing.threshold == clients
-            else f"; sealing.threshold = {sealing.threshold} changes nothing yet"
+    if sealing.threshold == clients:
+        yield (
+            "every client must attend every round, or the round opens nothing: lower sealing.threshold to "
+            "let clients drop out"
         )
-        yield f"every client must attend every round in this version, or the round opens nothing{unused}"
-    else:
-        yield "every client must attend every round in this version, or the round opens nothing"
     if clients == 2:
         yield "with two clients, each finds the other's answers by taking its own from the consensus"
     yield (

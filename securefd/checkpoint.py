@@ -48,6 +48,8 @@ def pack(federation: Federations) -> Arrays:
     for index, anchor in enumerate(federation.anchors):
         if anchor is not None:
             arrays[f"anchor.{index}"] = anchor
+    if federation.weights[0] is not None:
+        arrays["weights"] = federation.weights[0]
     return arrays
 
 
@@ -69,6 +71,7 @@ def restore(federation: Federations, arrays: Mapping[str, NDArray[Any]]) -> None
             for name in ("cache", "taught")
         )
     federation.anchors = [arrays.get(f"anchor.{index}") for index in range(federation.n_clients)]
+    federation.weights = [arrays.get("weights")]
     labels = {
         index: arrays[f"labels.{index}"]
         for index in range(federation.n_clients)

@@ -121,19 +121,38 @@ class MethodConfig(Table):
     logit_bound: float | None = Field(default=None, gt=0, description="centred logits are clipped to it")
     distance_weight: float | None = Field(default=None, gt=0, description="of the class means in fd")
     count_bound: int | None = Field(default=None, ge=1, description="public cap on records of a class")
+    trim: float | None = Field(
+        default=None, gt=0, lt=0.5, description="share of answers that trimmed drops at each end"
+    )
+    eta: float | None = Field(
+        default=None, gt=0, le=100, description="of expguard: how fast a client that strays loses weight"
+    )
 
 
 class SealingConfig(Table):
     """Who can see single answers, and under which assumptions."""
 
-    kind: Literal["plain", "masked", "homomorphic"] = Field(
+    kind: Literal["plain", "masked", "homomorphic", "masked+homomorphic"] = Field(
         default="plain", description="plain: the server sees every client's answers; otherwise only their sum"
     )
+    groups: int | None = Field(
+        default=None,
+        ge=3,
+        description="seal a sum in each of so many groups, and combine their means robustly; else one sum",
+    )
     threshold: int | None = Field(
-        default=None, ge=2, description="masked: clients without whom no sum opens; all, unless given"
+        default=None,
+        ge=2,
+        description="clients without whom no sum opens, in each group; all of the smallest one, unless given",
     )
     colluders: int = Field(default=0, ge=0, description="clients that may work with the server")
     honest_minimum: int = Field(default=2, ge=2, description="honest clients that every opened sum covers")
+    degree: int | None = Field(
+        default=None, ge=1, description="masked: holders that each client chooses; enough, unless given"
+    )
+    bits: int | None = Field(
+        default=None, ge=1, le=20, description="of each value that is added up; as many as fit, unless given"
+    )
 
 
 class PrivacyConfig(Table):
@@ -200,8 +219,8 @@ class Config(Table):
             and 0 < public < method.queries
         ):
             _fill(self, method=method.model_copy(update={"queries": public}))
-        if self.sealing.kind == "masked" and self.sealing.threshold is None:
-            everyone = max(2, rules.n_clients(self))
+        if self.sealing.kind != "plain" and self.sealing.threshold is None:
+            everyone = max(2, rules.covered(self)[0])
             _fill(self, sealing=self.sealing.model_copy(update={"threshold": everyone}))
         rules.check(self)
         _fill(self, method=self.method.model_copy(update=rules.method_options(self.method)))

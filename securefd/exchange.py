@@ -5,7 +5,9 @@ A run moves these messages and counts their bytes; a plan makes one client's wit
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from msgspec import msgpack
@@ -13,14 +15,23 @@ from numpy.typing import NDArray
 
 from securefd.cache import Cache
 from securefd.codec import Codec
-from securefd.config import SealingConfig
+from securefd.config import Config, SealingConfig
+from securefd.data.splits import public_hash
+from securefd.defenses.bfv import PART_BYTES, n_parts
 from securefd.defenses.homomorphic import HomomorphicClient, KeyHolder
 from securefd.defenses.identity import Identity
-from securefd.defenses.masks import MaskedClient, MaskedServer
+from securefd.defenses.masked_bfv import quorum_of
+from securefd.defenses.masked_weight import masked_weight
+from securefd.defenses.neighbourhood import Neighbourhood, choose
 from securefd.defenses.sealing import FixedWidth
+from securefd.defenses.slots import SlotKeyHolder
+from securefd.defenses.terms import Terms
+from securefd.errors import ConfigError, SealingError
 from securefd.messages import Answer, Broadcast, Query, encode
 from securefd.recipe import Recipe
+from securefd.rules import n_clients
 
+_choose = lru_cache(choose)
 SESSION = bytes(32)
 """Stands for a run's session where messages are only weighed."""
 
@@ -49,6 +60,41 @@ def query(recipe: Recipe, session: bytes, round: int, asked: NDArray[np.int64]) 
     return encode(Query.of(session, round, asked)) if recipe.method.public else b""
 
 
+def question(
+    recipe: Recipe,
+    session: bytes,
+    round: int,  # noqa: A002
+    asked: NDArray[np.int64],
+    public: NDArray[np.float32],
+) -> bytes:
+    """SHA-256 of the query and of the public set that it is about: what a sealed answer is bound to.
+
+    Every client works it out by itself, so that nobody can ask one of them something else.
+    """
+    return hashlib.sha256(bytes.fromhex(public_hash(public)) + query(recipe, session, round, asked)).digest()
+
+
+def neighbourhood_of(config: Config) -> Neighbourhood | None:
+    """Who holds whose shares where answers are masked, else None.
+
+    Raises ConfigError where no graph of the degree that was asked for keeps secrets and survives dropouts.
+    """
+    sealing = config.sealing
+    if sealing.kind not in ("masked", "masked+homomorphic"):
+        return None
+    assert sealing.threshold is not None
+    try:
+        return _choose(
+            n_clients=n_clients(config),
+            threshold=sealing.threshold,
+            colluders=sealing.colluders,
+            honest_minimum=sealing.honest_minimum,
+            degree=sealing.degree,
+        )
+    except SealingError as error:
+        raise ConfigError(f"sealing.{error}") from None
+
+
 def broadcast(session: bytes, round: int, body: bytes) -> bytes:  # noqa: A002
     """Server to every client: what the round came to."""
     return encode(Broadcast(session=session, round=round, body=body))
@@ -75,11 +121,12 @@ def asked_counts(recipe: Recipe, n_public: int) -> list[int]:
     return counts
 
 
-def weigh(recipe: Recipe, sealing: SealingConfig, n_public: int) -> list[Weight]:
+def weigh(recipe: Recipe, config: Config, n_public: int) -> list[Weight]:
     """What each round weighs: one client's messages are made, with zeros in place of values, and measured.
 
-    Exact for plain and masked sums, and an upper bound where a `codec_of` compresses. Homomorphic
-    ciphertexts and keys compress by chance to a little more or less. Takes time linear in the clients.
+    Exact for plain sums, and for masked ones if all attend and the graph is complete; an upper bound where a
+    `codec_of` compresses. What goes up encrypted is as exact; a key holder's context, which comes down,
+    compresses by chance to a little more or less.
     """
     made: dict[tuple[int, int], Weight] = {}
     weights = []
@@ -87,14 +134,14 @@ def weigh(recipe: Recipe, sealing: SealingConfig, n_public: int) -> list[Weight]
         # Rounds differ by what they ask, and by how many bytes their number takes in each message.
         key = count, len(msgpack.encode(number))
         if key not in made:
-            made[key] = _weight(recipe, sealing, number, count)
+            made[key] = _weight(recipe, config, number, count)
         weights.append(made[key])
     return weights
 
 
-def _weight(recipe: Recipe, sealing: SealingConfig, number: int, count: int) -> Weight:
+def _weight(recipe: Recipe, config: Config, number: int, count: int) -> Weight:
     size = sum(block.size for block in recipe.blocks(count))
-    codec = codec_of(recipe, sealing)
+    codec = codec_of(recipe, config.sealing)
     if not recipe.method.public:
         body = total_body(np.zeros(size, dtype=np.int64))
     elif codec is None:
@@ -107,7 +154,7 @@ def _weight(recipe: Recipe, sealing: SealingConfig, number: int, count: int) -> 
         return Weight(up=0, down=down)
     if codec is not None:
         return Weight(up=_answer(number, len(recipe.models), bytes(codec.most_bytes(count))), down=down)
-    sealed = _sealed(sealing, number, len(recipe.models), np.zeros(size, dtype=np.int64), recipe.bits)
+    sealed = _sealed(config, number, np.zeros(size, dtype=np.int64), recipe.bits)
     return Weight(up=sealed.up, down=down + sealed.down)
 
 
@@ -116,22 +163,34 @@ def _answer(number: int, n_clients: int, values: bytes) -> int:
     return len(encode(Answer(session=SESSION, round=number, sender=n_clients - 1, values=values)))
 
 
-def _sealed(
-    sealing: SealingConfig, number: int, n_clients: int, zeros: NDArray[np.int64], bits: int
+def _sealed(config: Config, number: int, zeros: NDArray[np.int64], bits: int) -> Weight:
+    """One client's part of sealing ``zeros``."""
+    clients, kind = n_clients(config), config.sealing.kind
+    if kind == "plain":
+        return Weight(up=_answer(number, clients, FixedWidth(bits=bits).encode(zeros, None)), down=0)
+    if kind == "homomorphic":
+        return _encrypted(clients, config.sealing.threshold, number, zeros, bits)
+    neighbourhood = neighbourhood_of(config)
+    assert neighbourhood is not None
+    pinned = tuple(position.to_bytes(32, "big") for position in range(clients))
+    if kind == "masked":
+        terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits)
+        values, context = terms.ring(zeros.size).width * zeros.size, b""
+    else:
+        terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits, carrier="bfv")
+        holder = SlotKeyHolder(Identity.generate(), Identity.generate().public, quorum_of(terms))
+        values, context = n_parts(zeros.size) * PART_BYTES, holder.context(SESSION, number)
+    up, down = masked_weight(terms, session=SESSION, round=number, values=values)
+    return Weight(up=up, down=down + len(context))
+
+
+def _encrypted(
+    clients: int, threshold: int | None, number: int, zeros: NDArray[np.int64], bits: int
 ) -> Weight:
-    """The last client's part of sealing ``zeros``, with keys of this moment."""
-    if sealing.kind == "plain":
-        return Weight(up=_answer(number, n_clients, FixedWidth(bits=bits).encode(zeros, None)), down=0)
-    identities = [Identity.generate() for _ in range(n_clients)]
+    """The last client's part, with keys of this moment."""
+    identities, holder = [Identity.generate() for _ in range(clients)], Identity.generate()
+    context = KeyHolder(holder, Identity.generate().public, clients, threshold).context(SESSION, number)
     pinned = [identity.public for identity in identities]
-    if sealing.kind == "homomorphic":
-        holder = Identity.generate()
-        context = KeyHolder(holder, Identity.generate().public, n_clients).context(SESSION, number)
-        last = HomomorphicClient(identities[-1], pinned, holder.public)
-        upload = last.upload(context, zeros, session=SESSION, round=number, bits=bits)
-        return Weight(up=len(upload), down=len(context))
-    clients = [MaskedClient(identity, pinned) for identity in identities]
-    adverts = [client.advertise(SESSION, number) for client in clients]
-    server = MaskedServer(pinned, session=SESSION, round=number, bits=bits, size=zeros.size)
-    roster = server.roster(adverts)
-    return Weight(up=len(adverts[-1]) + len(clients[-1].upload(roster, zeros, bits)), down=len(roster))
+    last = HomomorphicClient(identities[-1], pinned, holder.public, threshold)
+    upload = last.upload(context, zeros, session=SESSION, round=number, bits=bits)
+    return Weight(up=len(upload), down=len(context))

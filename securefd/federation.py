@@ -16,7 +16,8 @@ from scipy.special import softmax
 from securefd.cache import Cache
 from securefd.cohort import Cohort, Member, Pool
 from securefd.defenses.quantise import dequantise_sum, quantise
-from securefd.errors import DataError
+from securefd.defenses.sealing import PartialSum
+from securefd.errors import DataError, ProtocolError
 from securefd.fleet import Objective
 from securefd.methods import Own, clipped, leave_one_out
 from securefd.recipe import Recipe
@@ -55,7 +56,8 @@ class Federations:
     """``len(rows)`` federations of one recipe over one pool of records and one public set.
 
     ``caches``: what was broadcast; ``taught``: what the student learns from, which differs only under
-    dual distillation. ``digested``: the queries of the last digest.
+    dual distillation. ``digested``: the queries of the last digest. ``weights``: of each federation, what
+    `Method.combine_individual` returned last.
 
     ``rows[f][k]``: rows of the pool that client k of federation f owns. ``counts[f][k]``: the class counts
     that the method may use, true by default; noisy ones under a record-level route. Raises DataError for a
@@ -107,6 +109,7 @@ class Federations:
         self.taught = list(self.caches)
         self.digested = nobody
         self.anchors: list[Floats | None] = [None] * len(members)
+        self.weights: list[Floats | None] = [None] * len(rows)
 
     @property
     def n_federations(self) -> int:
@@ -146,16 +149,32 @@ class Federations:
             vectors.append(quantise(recipe.method.answer(own, recipe.options), blocks, recipe.bits))
         return [vectors[f * self.n_clients : (f + 1) * self.n_clients] for f in range(self.n_federations)]
 
-    def combine(self, asked: Asked, totals: Sequence[Vector]) -> list[Consensus]:
+    def combine(
+        self,
+        asked: Asked,
+        totals: Sequence[Vector],
+        parts: Sequence[Sequence[PartialSum]] | None = None,
+    ) -> list[Consensus]:
         """Run by the server: the consensus of each federation from its opened sum ``(d,)``.
 
-        A method with dual distillation broadcasts what the student makes of it, so the student digests first.
+        ``parts``: of what the sums are made: single answers, sums of groups, or one sum of those clients that
+        took part; all clients, in one sum, unless given. ProtocolError where a method that combines answers
+        one by one gets the sum alone. A method with dual distillation broadcasts what the student makes of
+        the consensus, so the student digests first.
         """
         recipe = self.recipe
         blocks = recipe.blocks(len(asked.asked))
-        sums = [dequantise_sum(total, blocks, recipe.bits, self.n_clients) for total in totals]
-        means = [s[0] / self.n_clients for s in sums]
-        fresh = [recipe.method.combine(s, self.n_clients, recipe.options) for s in sums]
+        if parts is None:
+            numbers = [self.n_clients] * len(totals)
+        else:
+            numbers = [sum(len(part.clients) for part in opened) for opened in parts]
+        sums = [dequantise_sum(t, blocks, recipe.bits, n) for t, n in zip(totals, numbers, strict=True)]
+        means = [s[0] / n for s, n in zip(sums, numbers, strict=True)]
+        if recipe.method.combine is not None:
+            combine = recipe.method.combine
+            fresh = [combine(s, n, recipe.options) for s, n in zip(sums, numbers, strict=True)]
+        else:
+            fresh = self._combine_individual(asked, parts)
         combined = [f.astype(np.float32).astype(np.float64) for f in fresh]
         if recipe.method.dual:
             self._student_digest(f"digest {asked.round}", recipe.digest(), asked.asked, fresh)
@@ -174,6 +193,22 @@ class Federations:
         ]
         targets = [cache.lookup(asked.queries) for cache in self.caches]
         return [Consensus(mean=m, fresh=f, target=t) for m, f, t in zip(means, fresh, targets, strict=True)]
+
+    def _combine_individual(self, asked: Asked, parts: Sequence[Sequence[PartialSum]] | None) -> list[Floats]:
+        recipe = self.recipe
+        assert recipe.method.combine_individual is not None
+        if parts is None:
+            raise ProtocolError(
+                f"method {recipe.method.name} combines answers one by one, got their sum; pass them as parts"
+            )
+        m, fresh = len(asked.asked), []
+        for federation, opened in enumerate(parts):
+            means = [recipe.decoded(part.total, m, len(part.clients)) / len(part.clients) for part in opened]
+            consensus, self.weights[federation] = recipe.method.combine_individual(
+                np.stack(means), self.weights[federation], recipe.options
+            )
+            fresh.append(consensus)
+        return fresh
 
     def digest(self, asked: Asked, consensus: Sequence[Consensus], *, clients: bool = True) -> None:
         """Run by each client, and by the server for its student: learn the consensus.

@@ -21,8 +21,6 @@ KIB = 1 << 10
 GIB = 1 << 30
 LARGEST = 1 * GIB
 """Bytes of the largest message of any type."""
-LARGEST_CIPHERTEXT = 160 * KIB
-"""Bytes of one serialised BFV ciphertext: two polynomials of 4096 coefficients, two words each."""
 
 Session = Annotated[bytes, Meta(min_length=16, max_length=64)]
 Round = Annotated[int, Meta(ge=0, lt=1 << 32)]
@@ -30,6 +28,12 @@ Sender = Annotated[int, Meta(ge=0, lt=1 << 16)]
 Size = Annotated[int, Meta(ge=1, lt=1 << 32)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+Box = Annotated[bytes, Meta(min_length=80, max_length=80)]
+"""Two shares of 32 bytes, and 16 bytes that authenticate them."""
+Tag = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Positions = Annotated[tuple[Sender, ...], Meta(max_length=1 << 16)]
+"""Clients by their positions among the pinned identities, in ascending order."""
 
 
 class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -82,42 +86,122 @@ class Broadcast(Message, frozen=True, tag="broadcast", kw_only=True):
 
 
 class Advertise(Message, frozen=True, tag="advertise", kw_only=True):
-    """Client to server, signed: the X25519 public key of this client for one round."""
+    """Client to server, signed: this client's X25519 public keys for one round.
 
-    public_key: Key
+    ``mask_key`` agrees on pairwise masks, and its private part is what the holders can recover if the client
+    drops out. ``share_key`` encrypts shares to this client, and its private part is never shared.
+    """
+
+    mask_key: Key
+    share_key: Key
 
 
 class Roster(Message, frozen=True, tag="roster", kw_only=True):
-    """Server to clients: the signed advertisements of all clients, in roster order."""
+    """Server to clients: each client's signed advertisement at its position, empty where there is none."""
 
-    adverts: Annotated[tuple[bytes, ...], Meta(max_length=1 << 16)]
+    adverts: Annotated[tuple[Annotated[bytes, Meta(max_length=KIB)], ...], Meta(max_length=1 << 16)]
+
+
+class Boxes(Message, frozen=True, tag="boxes", kw_only=True):
+    """Client to server, signed: for each of its ``holders``, ascending, an encrypted pair of shares.
+
+    ``seed_hash``: SHA-256 of the seed of this client's own mask, by which a recovered one is recognised.
+    """
+
+    seed_hash: Hash
+    holders: Positions
+    boxes: tuple[Box, ...]
+
+
+class Relay(Message, frozen=True, tag="relay", kw_only=True):
+    """Server to one client: who has shared, and the boxes that ``senders`` made for this client."""
+
+    sharers: Positions
+    senders: Positions
+    boxes: tuple[Box, ...]
 
 
 class Upload(Message, frozen=True, tag="upload", kw_only=True):
-    """Client to server, signed: masked ``values``, little-endian words of ``width`` bytes."""
+    """Client to server, signed: the masked vector, as the carrier of the run writes it.
 
-    width: Annotated[int, Meta(ge=4, le=8, multiple_of=4)]
+    ``tags``: for each of its holders that has shared, ascending, what tells that holder for which clients the
+    vector was masked.
+    """
+
     values: bytes
+    tags: tuple[Tag, ...]
+
+
+class Survivors(Message, frozen=True, tag="survivors", kw_only=True):
+    """Server to clients: of those who shared, whose vectors are in the sum, and whose aren't."""
+
+    survivors: Positions
+    dropped: Positions
+
+
+class Confirm(Message, frozen=True, tag="confirm", kw_only=True):
+    """Client to server, signed: the SHA-256 of the one list of survivors that this client accepts."""
+
+    survivors: Hash
+
+
+class Confirmations(Message, frozen=True, tag="confirmations", kw_only=True):
+    """Server to one client: the signatures of ``senders`` under their confirmations of the same list.
+
+    ``owners``: the survivors that this client holds shares of, with the ``tags`` that they made for it.
+    """
+
+    senders: Positions
+    signatures: tuple[Signature, ...]
+    owners: Positions
+    tags: tuple[Tag, ...]
+
+
+class Reveal(Message, frozen=True, tag="reveal", kw_only=True):
+    """Client to server, signed: its own seed, and one share of each client that it holds shares of.
+
+    Of a survivor that is the share of its seed, of a client that dropped out the share of its mask key.
+    """
+
+    seed: Key
+    survivors: Positions
+    seed_shares: tuple[Key, ...]
+    dropped: Positions
+    key_shares: tuple[Key, ...]
 
 
 class KeyContext(Message, frozen=True, tag="context", kw_only=True):
-    """Key holder to clients and server, signed: the public encryption context of one round."""
+    """Key holder to clients and server, signed: the public encryption context of one round.
+
+    It opens sums over at least ``threshold`` of ``n_clients``.
+    """
 
     context: bytes
+    n_clients: Annotated[int, Meta(ge=2, lt=1 << 16)]
+    threshold: Annotated[int, Meta(ge=2, lt=1 << 16)]
 
 
 class Ciphertexts(Message, frozen=True, tag="ciphertexts", kw_only=True):
-    """Signed: ``size`` values (one client's or their sum), encrypted; the last part is padded with zeros."""
+    """Client to server, signed: ``size`` values, encrypted in ``parts``; the last is padded with zeros."""
 
     size: Size
-    parts: tuple[Annotated[bytes, Meta(max_length=LARGEST_CIPHERTEXT)], ...]
+    parts: bytes
+
+
+class EncryptedSum(Message, frozen=True, tag="sum", kw_only=True):
+    """Server to key holder, signed: the encrypted sum of ``size`` values of each of ``contributors``."""
+
+    contributors: Positions
+    size: Size
+    parts: bytes
 
 
 class Signed(Message, frozen=True, tag="signed", kw_only=True):
     """An Ed25519 signature over a body and the one place in a protocol where it belongs.
 
     ``sender``: the position of the signer in the list of pinned identities. ``roster``: SHA-256 of what
-    the participants of this stage must agree on.
+    the participants of this stage must agree on; of a masked sum the digest of the terms at first, and from
+    the second stage on the agreement on the roster, too.
     """
 
     session: Session
@@ -126,11 +210,15 @@ class Signed(Message, frozen=True, tag="signed", kw_only=True):
     sender: Sender
     roster: Hash
     body: bytes
-    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+    signature: Signature
 
 
 def statement(protocol: bytes, message: Signed) -> bytes:
-    """Return what is signed: every field with its length (4 bytes, big-endian) before; numbers take 8."""
+    """Return what is signed: the protocol, then the message's fields in order but the signature.
+
+    Each has its length (4 bytes, big-endian) before it; numbers take 8 bytes, the stage is UTF-8, and the
+    SHA-256 of the body stands for the body.
+    """
     fields = (
         protocol,
         message.session,
@@ -149,9 +237,16 @@ LIMITS: dict[type[Message], int] = {
     Broadcast: LARGEST,
     Advertise: KIB,
     Roster: 64 << 20,
+    Boxes: 8 << 20,
+    Relay: 8 << 20,
     Upload: LARGEST,
+    Survivors: KIB << 9,
+    Confirm: KIB,
+    Confirmations: 8 << 20,
+    Reveal: 8 << 20,
     KeyContext: 256 * KIB,
     Ciphertexts: LARGEST,
+    EncryptedSum: LARGEST,
     Signed: LARGEST,
 }
 """Bytes of the largest accepted encoding of each type; a caller that knows better passes its own limit."""

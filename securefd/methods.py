@@ -1,7 +1,8 @@
 """The methods of federated distillation, as one table.
 
-A row says what one client answers, how the *sum* of the answers becomes the consensus, and which
-loss takes it up. ``combine`` never sees a single client's answer, so every row here can be sealed.
+A row says what one client answers, how the answers become the consensus, and which loss takes it up.
+``combine`` sees the *sum* of the answers and never a single one, so a row with it can be sealed. A row with
+``combine_individual`` withstands clients that lie; it needs answers one by one, or means of groups of them.
 
 Conventions shared by all rows:
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securefd.config import MethodConfig
+from securefd.defenses import robust
 from securefd.defenses.quantise import Block
 from securefd.errors import ConfigError, ModelError
 from securefd.simplex import normalised, on_simplex_grid, one_hot_top, powered, sharpened
@@ -51,7 +53,8 @@ class Options:
     ``power``: the exponent of ``dsfl-power``. ``cache_rounds``: for how many rounds a cached consensus
     is valid (0: no cache). ``bits``: of a quantised probability. ``logit_bound``: where centred logits
     are clipped. ``distance_weight``: of the distance to the class mean in ``fd``. ``count_bound``: the
-    public cap on a client's records of one class.
+    public cap on a client's records of one class. ``trim``: the share of answers that ``trimmed`` drops at
+    each end. ``eta``: how fast a client that strays loses weight in ``expguard``.
     """
 
     temperature: float = 1.0
@@ -61,6 +64,12 @@ class Options:
     logit_bound: float = 10.0
     distance_weight: float = 0.1
     count_bound: int = 1000
+    trim: float = 0.34
+    eta: float = 2.0
+
+
+CombineSums = Callable[[Arrays, int, Options], Floats]
+CombineIndividual = Callable[[Floats, Floats | None, Options], tuple[Floats, Floats | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,30 +80,42 @@ class Method:
     ``answer(own, options)``: run by the client; one array for each block, inside its bounds.
     ``combine(sums, n, options)``: run by whoever opened the sums over ``n`` clients; the consensus,
     ``(m, C)`` (``fd``: ``(C, C)``), as the target of the digest loss ``loss`` in `losses.LOSSES`.
+    ``combine_individual(answers, weights, options)``, in its place: run by whoever has ``(k, m, C)`` answers
+    of clients, or means of groups of them; the consensus, and the ``(k,)`` weights to pass in at the next
+    round: None in the first one, and always where a method has none.
     ``grid_bits(options)``: bits at which the answers are exactly on the grid of their blocks, or
     None: the sealing's own number of bits. ``local_loss``: on private records, "cross_entropy" or
-    "balanced". ``individual``: needs single clients' answers, so it can't be sealed.
-    ``private_quantities``: what an answer uses of private data besides the model. ``public``: needs
-    a public set. ``dual``: the server broadcasts its student's answers instead of the mean. ``rehearsal``:
-    clients learn the last consensus step by step beside their own records, not after them, so that what they
-    know of others' classes isn't forgotten over their own; a digest of its own comes only at the end.
+    "balanced". ``private_quantities``: what an answer uses of private data besides the model. ``public``:
+    needs a public set. ``dual``: the server broadcasts its student's answers instead of the mean.
+    ``rehearsal``: clients learn the last consensus step by step beside their own records, not after them, so
+    that what they know of others' classes isn't forgotten over their own; a digest of its own comes only at
+    the end.
     """
 
     name: str
     exchanged: str
     blocks: Callable[[int, int, Options], tuple[Block, ...]]
     answer: Callable[[Own, Options], Arrays]
-    combine: Callable[[Arrays, int, Options], Floats]
+    combine: CombineSums | None = None
+    combine_individual: CombineIndividual | None = None
     loss: str
     uses: frozenset[str]
     options: Options
     grid_bits: Callable[[Options], int | None]
     local_loss: str = "cross_entropy"
-    individual: bool = False
     private_quantities: tuple[str, ...] = ()
     public: bool = True
     dual: bool = False
     rehearsal: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.combine is None) == (self.combine_individual is None):
+            raise ValueError(f"{self.name} must combine either sums or individual answers")
+
+    @property
+    def individual(self) -> bool:
+        """Whether it needs answers one by one, so that it can be sealed in groups only."""
+        return self.combine_individual is not None
 
     def resolve(self, config: MethodConfig) -> Options:
         """Return this method's defaults with what ``config`` sets.
@@ -209,6 +230,30 @@ def _combine_classwise(sums: Arrays, n_clients: int, options: Options) -> Floats
     return _class_means(sums[0], sums[1], n_clients)[0]
 
 
+def _combine_median(answers: Floats, weights: Floats | None, options: Options) -> tuple[Floats, None]:
+    return robust.coordinate_median(answers), None
+
+
+def _combine_trimmed(answers: Floats, weights: Floats | None, options: Options) -> tuple[Floats, None]:
+    return robust.trimmed_mean(answers, options.trim), None
+
+
+def _combine_geometric(answers: Floats, weights: Floats | None, options: Options) -> tuple[Floats, None]:
+    return robust.geometric_median(answers), None
+
+
+def _combine_cronus(answers: Floats, weights: Floats | None, options: Options) -> tuple[Floats, None]:
+    return robust.cronus(answers), None
+
+
+def _combine_expguard(
+    answers: Floats, weights: Floats | None, options: Options
+) -> tuple[Floats, Floats | None]:
+    before = np.full(len(answers), 1 / len(answers)) if weights is None else weights
+    updated, consensus = robust.expguard(answers, before, options.eta)
+    return consensus, updated
+
+
 def _class_means(totals: Floats, holders: Floats, n_clients: int) -> tuple[Floats, NDArray[np.bool_]]:
     """Return ``(C, C)`` means over those who hold a class, and ``(C,)`` whether anyone of them does."""
     number = np.clip(np.rint(holders), 0, n_clients)
@@ -282,6 +327,21 @@ def _one_bit(options: Options) -> int | None:
 
 def _option_bits(options: Options) -> int | None:
     return options.bits
+
+
+def _robust(name: str, combine: CombineIndividual, *uses: str) -> Method:
+    """A row that answers as ``dsfl`` does, and withstands clients that lie."""
+    return Method(
+        name=name,
+        exchanged="class probabilities",
+        blocks=_unit_block,
+        answer=_answer_probabilities,
+        combine_individual=combine,
+        loss="cross_entropy",
+        uses=frozenset(uses),
+        options=Options(),
+        grid_bits=_sealing_bits,
+    )
 
 
 _ROWS = (
@@ -379,6 +439,11 @@ _ROWS = (
         private_quantities=("per-class mean logits", "class indicators"),
         public=False,
     ),
+    _robust("median", _combine_median),  # Yin et al. 2018, arXiv 1803.01498
+    _robust("trimmed", _combine_trimmed, "trim"),  # Yin et al. 2018, arXiv 1803.01498
+    _robust("geometric", _combine_geometric),  # Vardi and Zhang 2000, PNAS 97(4)
+    _robust("cronus", _combine_cronus),  # Chang et al. 2019, arXiv 1912.11279
+    _robust("expguard", _combine_expguard, "eta"),  # Roux et al. 2024, arXiv 2402.12265
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}

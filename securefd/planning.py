@@ -14,12 +14,13 @@ from securefd.cautions import cautions
 from securefd.config import Config
 from securefd.data.splits import load_split
 from securefd.defenses import accounting
-from securefd.defenses.claims import RELATIONS, Claim, Guarantee, Relation, Unit, claims
-from securefd.exchange import Weight, codec_of, weigh
+from securefd.defenses.claims import ENCRYPTED, RELATIONS, Claim, Guarantee, Relation, Unit, claims
+from securefd.defenses.neighbourhood import Neighbourhood
+from securefd.exchange import Weight, codec_of, neighbourhood_of, weigh
 from securefd.models import ModelSpec
 from securefd.private import PrivatePlan, plan_private
 from securefd.recipe import Recipe
-from securefd.rules import n_clients
+from securefd.rules import covered, n_clients, one_group, tolerated
 
 Precision = Literal["exactly", "at most", "about"]
 BYTES_A_WEIGHT = 4
@@ -84,7 +85,7 @@ class Plan:
 
     ``sees``: by observer. ``rounding``: half a grid step of each part of an answer. ``traffic``: bytes of
     each round, a client. ``fedavg``: bytes of the weights of the student's architecture; None where there
-    is no student.
+    is no student. ``graph``: who holds whose shares where answers are masked, else None.
     """
 
     summary: str
@@ -93,6 +94,7 @@ class Plan:
     test: int
     sees: Mapping[str, str]
     claims: tuple[Claim, ...]
+    graph: Neighbourhood | None
     noise: tuple[NoisePlan, ...]
     spending: tuple[Spending, ...]
     bits: int
@@ -116,6 +118,7 @@ class Plan:
             ),
             ("who sees what", (f"{observer}: {what}" for observer, what in self.sees.items())),
             ("what is promised", _claim_lines(self.claims)),
+            ("masks", [] if self.graph is None else [self.graph.describe()]),
             ("private training", map(_noise_line, self.noise)),
             *((spent.title, _spending_lines(spent)) for spent in self.spending),
             ("what travels, a client", self._traffic_lines()),
@@ -168,6 +171,7 @@ def plan(config: Config) -> Plan:
         for k, (spec, size) in enumerate(zip(recipe.models, sizes, strict=True))
     )
     sees = sights(config, recipe)
+    together = one_group(config, covered(config)[1])
     private = plan_private(config.privacy, recipe, sizes) if config.privacy and recipe.private else []
     student = None if recipe.student is None else _weights(recipe.student)
     return Plan(
@@ -177,26 +181,41 @@ def plan(config: Config) -> Plan:
         test=len(split.test),
         sees=sees,
         claims=promises(config, recipe, max((p.guarantee for p in private), key=_epsilon, default=None)),
+        graph=neighbourhood_of(together),
         noise=tuple(_noise(k, each) for k, each in enumerate(private)),
         spending=_spending(private, tuple(sees)),
         bits=recipe.bits,
         rounding=_rounding(recipe),
-        traffic=tuple(weigh(recipe, config.sealing, len(split.public))),
-        precision=_precision(config, recipe),
+        traffic=tuple(weigh(recipe, together, len(split.public))),
+        precision=_precision(together, recipe),
         fedavg=None if student is None else BYTES_A_WEIGHT * student,
-        cautions=tuple(cautions(config, recipe, private, sizes, [client.weights for client in clients])),
+        cautions=(
+            *cautions(config, recipe, private, sizes, [client.weights for client in clients]),
+            *_about_liars(config),
+        ),
     )
 
 
 def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tuple[Claim, ...]:
     """Every claim of a run; ``guarantee``: of DP-SGD, the largest over the clients."""
+    groups, sizes = config.sealing.groups, covered(config)
+    graphs = [neighbourhood_of(one_group(config, size)) for size in sizes]
+    failure = max(0.0 if graph is None else graph.secrecy_failure for graph in graphs)
     promised = claims(
         sealing=config.sealing.kind,
-        n_clients=n_clients(config),
+        n_clients=sizes[0],
+        threshold=config.sealing.threshold,
         colluders=config.sealing.colluders,
+        secrecy_failure=(groups or 1) * failure,
         guarantee=guarantee,
         histogram="class counts" in recipe.method.private_quantities,
     )
+    if groups is not None:
+        added = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in _about_liars(config))
+        promised = tuple(
+            replace(claim, reason=f"{claim.reason} {added}") if claim.subject == "answers" else claim
+            for claim in promised
+        )
     if config.privacy is None or not config.privacy.ledger:
         return promised
     return tuple(
@@ -209,6 +228,30 @@ _SHARED = (
     "What other runs spent from the same ledger is added by PLD, which is proven if all of them were planned "
     "before the first one was looked at."
 )
+
+
+def _about_liars(config: Config) -> Iterator[str]:
+    """How many lying clients a robust method tolerates, and within how many a client is hidden."""
+    liars, groups, name = tolerated(config), config.sealing.groups, config.method.name
+    if liars is None:
+        return
+    who = f"{liars} lying client{'s' * (liars != 1)}"
+    if groups is None:
+        yield f"{name} tolerates up to {who} of {n_clients(config)}"
+        return
+    smallest, largest = covered(config)
+    size = f"{smallest}" if smallest == largest else f"{smallest} or {largest}"
+    yield (
+        f"a sum is opened in each of {groups} groups of {size} clients, the same in every round: a client is "
+        "hidden among its group, and all colluders are taken to be in it"
+    )
+    yield (
+        f"{name} over the means of {groups} groups tolerates up to {who}, each taken to be in another group"
+    )
+    yield (
+        "with another seed the same clients fall into other groups, and whoever sees the sums of both runs "
+        "can subtract them"
+    )
 
 
 def _epsilon(guarantee: Guarantee) -> float:
@@ -234,12 +277,15 @@ def _weights(spec: ModelSpec) -> int | None:
 def sights(config: Config, recipe: Recipe) -> dict[str, str]:
     """Who sees what, observer by observer."""
     what, sealing = recipe.method.exchanged, config.sealing
+    total = "the sum" if sealing.groups is None else f"in each of {sealing.groups} groups the sum"
     student = ", and the student" if recipe.student is not None else ""
     sees = {
         "server": {
             "plain": f"each client's answers ({what}), and so their sum and the consensus{student}",
-            "masked": f"masked uploads, the sum of the clients' answers ({what}), the consensus{student}",
-            "homomorphic": f"ciphertexts, the sum of the clients' answers ({what}), the consensus{student}",
+            "masked": f"masked uploads, {total} of the clients' answers ({what}), the consensus{student}",
+            "homomorphic": f"ciphertexts, {total} of the clients' answers ({what}), the consensus{student}",
+            "masked+homomorphic": f"masked ciphertexts, {total} of the clients' answers ({what}), the "
+            f"consensus{student}",
         }[sealing.kind],
         "peer": "the queries, the consensus of each round, and what it answered itself"
         if recipe.method.public
@@ -248,8 +294,11 @@ def sights(config: Config, recipe: Recipe) -> dict[str, str]:
         if recipe.student is not None
         else "nothing: this method has no student to release",
     }
-    if sealing.kind == "homomorphic":
-        sees["keyholder"] = "the encrypted sum, which it opens for the server; no client's ciphertexts"
+    if sealing.kind in ENCRYPTED:
+        masked = "masked " if sealing.kind == "masked+homomorphic" else ""
+        sees["keyholder"] = (
+            f"the encrypted {masked}sum, which it opens for the server; no client's ciphertexts"
+        )
     if sealing.colluders:
         sees["coalition"] = f"what the server and {sealing.colluders} of the clients see, put together"
     return sees
@@ -300,7 +349,8 @@ def _rounding(recipe: Recipe) -> dict[str, float]:
 
 
 def _precision(config: Config, recipe: Recipe) -> Precision:
-    if config.sealing.kind == "homomorphic":
+    graph = neighbourhood_of(config)
+    if config.sealing.kind in ENCRYPTED or not (graph is None or graph.is_complete):
         return "about"
     return "exactly" if codec_of(recipe, config.sealing) is None else "at most"
 

@@ -1,7 +1,7 @@
 """A recipe: everything about a federation that decides what its clients and its student learn.
 
 A run follows it once, with real sealing and a ledger; an audit follows it dozens of times, on coin-flipped
-records. Sealing and performance aren't part of it: they change no learnt weight.
+records. Performance and, but for its groups, sealing aren't part of it: they change no learnt weight.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from securefd.config import Config, MethodConfig
+from securefd.config import Config, MethodConfig, SealingConfig
+from securefd.defenses.grouped import Groups, cut, group_sizes
 from securefd.defenses.quantise import Block, dequantise_sum
 from securefd.defenses.sealing import value_bits
 from securefd.errors import ModelError
 from securefd.fleet import Objective
 from securefd.methods import Method, Options, method_named
 from securefd.models import ModelSpec, Shape
+from securefd.refusals import refusal
 from securefd.rng import generator
 
 
@@ -27,7 +29,8 @@ class Recipe:
 
     ``models``: one for each client. ``student``: None where the method has no public set to distil on.
     ``bits``: of the grid that answers are put on. ``private``: clients' own training is DP-SGD, once,
-    before the first answer; later rounds touch public inputs only.
+    before the first answer; later rounds touch public inputs only. ``groups``: within which answers are
+    summed before they are combined; empty where they aren't.
     """
 
     method: Method
@@ -39,6 +42,7 @@ class Recipe:
     bits: int
     seed: int
     private: bool
+    groups: Groups = ()
 
     @classmethod
     def of(cls, config: Config, shape: Shape, n_classes: int) -> Recipe:
@@ -50,6 +54,7 @@ class Recipe:
         options = method.resolve(config.method)
         names = [group.model for group in config.clients for _ in range(group.count)]
         grid = method.grid_bits(options)
+        _, largest = group_sizes(len(names), config.sealing.groups or 1)
         models = tuple(ModelSpec(name=name, shape=shape, n_classes=n_classes) for name in names)
         student = ModelSpec(name=config.student.model, shape=shape, n_classes=n_classes)
         for spec in {*models, student}:
@@ -66,9 +71,12 @@ class Recipe:
             models=models,
             student=student if method.public else None,
             student_steps=config.student.steps,
-            bits=value_bits(config.sealing.kind, len(names)) if grid is None else grid,
+            bits=_sealing_bits(config.sealing, largest) if grid is None else grid,
             seed=config.seed,
             private=config.privacy is not None and config.privacy.route == "dpsgd",
+            groups=()
+            if config.sealing.groups is None
+            else cut(generator(config.seed, "groups").permutation(len(names)), config.sealing.groups),
         )
 
     @property
@@ -93,9 +101,9 @@ class Recipe:
         """The layout of one client's answer."""
         return self.method.blocks(n_queries, self.n_classes, self.options)
 
-    def decoded(self, vector: NDArray[np.int64], n_queries: int) -> NDArray[np.float64]:
-        """The first block of one client's answer, ``(n_queries, n_classes)``, back from the grid."""
-        return dequantise_sum(vector, self.blocks(n_queries), self.bits, 1)[0]
+    def decoded(self, vector: NDArray[np.int64], n_queries: int, n_clients: int = 1) -> NDArray[np.float64]:
+        """The first block of ``n_clients`` answers' sum, ``(n_queries, n_classes)``, back from the grid."""
+        return dequantise_sum(vector, self.blocks(n_queries), self.bits, n_clients)[0]
 
     def local(self) -> Objective:
         """What a client minimises on its own records in one round."""
@@ -118,3 +126,17 @@ class Recipe:
             temperature=self.options.temperature,
             distance_weight=0.0 if self.method.public else self.options.distance_weight,
         )
+
+
+def _sealing_bits(sealing: SealingConfig, n_clients: int) -> int:
+    """Bits of each value on the grid: those asked for, or the most whose sums fit."""
+    most = value_bits(sealing.kind, n_clients)
+    if sealing.bits is not None and sealing.bits > most:
+        raise refusal(
+            "sealing.bits",
+            f"must be at most {most} for sealing.kind = {sealing.kind!r} and {n_clients} clients, whose sums "
+            "must fit",
+            sealing.bits,
+            "give less, or leave it out",
+        )
+    return most if sealing.bits is None else sealing.bits

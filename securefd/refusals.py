@@ -17,8 +17,7 @@ Tables = Mapping[tuple[str, ...], type["BaseModel"]]
 """The model of each table by its path, list positions left out; a partition's path ends with its kind."""
 
 LATER: Mapping[str, frozenset[str]] = {
-    "method.name": frozenset({"selective", "fedproto", "median", "trimmed", "cronus", "expguard"}),
-    "sealing.kind": frozenset({"masked+homomorphic"}),
+    "method.name": frozenset({"selective", "fedproto"}),
     "privacy.route": frozenset({"head", "pate", "distributed", "votes", "local", "rr", "central", "nfdp"}),
     "clients.model": frozenset({"head"}),
     "audit.observers": frozenset({"keyholder", "coalition", "label-only"}),

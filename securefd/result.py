@@ -25,7 +25,7 @@ from securefd.manifest import check_data
 from securefd.methods import method_named
 from securefd.models import ModelSpec
 from securefd.rules import n_clients
-from securefd.sight import Travelled
+from securefd.sight import Grouped, Travelled
 from securefd.views import Observer, View
 
 
@@ -98,6 +98,7 @@ class Run:
             consensus=arrays["consensus"],
             mean=arrays["total"],
             answers=arrays.get("answers"),
+            grouped=Grouped(sums=arrays["sums"], groups=arrays["groups"]) if "sums" in arrays else None,
         )
 
 

@@ -6,10 +6,13 @@ where they are read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from securefd.defenses.grouped import group_sizes
+from securefd.defenses.robust import liars_tolerated
 from securefd.refusals import refusal, unknown_name
 
 if TYPE_CHECKING:
@@ -34,12 +37,37 @@ def n_clients(config: Config) -> int:
     return sum(group.count for group in config.clients)
 
 
+def covered(config: Config) -> tuple[int, int]:
+    """How many clients one sum covers, at least and at most: all, or those of one group."""
+    clients = n_clients(config)
+    return group_sizes(clients, min(config.sealing.groups or 1, clients))
+
+
+def one_group(config: Config, size: int) -> Config:
+    """The federation as the ``size`` clients of one group see it when they seal their answers together."""
+    together = config.clients[0].model_copy(update={"count": size})
+    alone = config.sealing.model_copy(update={"groups": None})
+    return config.model_copy(update={"clients": (together,), "sealing": alone})
+
+
+def tolerated(config: Config) -> int | None:
+    """How many lying clients the method tolerates (`liars_tolerated`); None where it takes a mean."""
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    row = METHODS[config.method.name]
+    if not row.individual:
+        return None
+    answers = config.sealing.groups or n_clients(config)
+    return liars_tolerated(row.name, answers, trim=row.resolve(config.method).trim)
+
+
 def check(config: Config) -> None:
     """Raise ConfigError for the first combination that can't be."""
     _check_data(config.data)
     _check_models(config)
     _check_method(config)
-    _check_sealing(config.sealing, n_clients(config), config.method.name)
+    _check_robust(config)
+    _check_sealing(config.sealing, n_clients(config), config.method)
     if config.privacy is not None:
         _check_privacy(config.privacy, config)
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", config.performance.device):
@@ -191,9 +219,60 @@ def _check_method(config: Config) -> None:
             )
 
 
-def _check_sealing(sealing: SealingConfig, clients: int, method: str) -> None:
+def _check_robust(config: Config) -> None:
+    """A robust method that tolerates nobody would be a mean by another name."""
+    if tolerated(config) != 0:
+        return
+    method, answers = config.method, config.sealing.groups or n_clients(config)
+    if answers >= 3:
+        raise refusal(
+            "method.trim",
+            f"must be at least 1 / {answers}, so that one of {answers} answers is dropped at each end",
+            method_options(method)["trim"],
+            f"give {math.ceil(100 / answers) / 100} or more, or have more answers combined",
+        )
+    raise refusal(
+        "clients",
+        f"must be at least 3 in all for method.name = {method.name!r}, which tolerates no lie of 2",
+        answers,
+        "raise count, or choose a method that takes a mean, such as 'dsfl'",
+    )
+
+
+def _check_groups(sealing: SealingConfig, clients: int, method: str) -> None:
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    robust = [name for name, row in METHODS.items() if row.individual]
+    if sealing.groups is not None and method not in robust:
+        raise refusal(
+            "sealing.groups",
+            f"must be left out for method.name = {method!r}, which needs one sum only: sums of groups would "
+            "show the server more, and withstand no liar",
+            sealing.groups,
+            f"remove it, or choose {_either(robust)}",
+        )
+    if sealing.groups is not None and sealing.groups > clients // 3:
+        raise refusal(
+            "sealing.groups",
+            f"must be at most a third of the clients, of whom there are {clients}, so that each group has 3",
+            sealing.groups,
+            "give less, or add clients; there must be 9 at least",
+        )
+
+
+def _check_sealing(sealing: SealingConfig, clients: int, method: MethodConfig) -> None:
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    row = METHODS[method.name]
+    if sealing.bits is not None and row.grid_bits(row.resolve(method)) is not None:
+        raise refusal(
+            "sealing.bits",
+            f"must be left out for method.name = {method.name!r}, which quantises its answers by itself",
+            sealing.bits,
+            "remove it; cfd has method.bits",
+        )
     if sealing.kind == "plain":
-        for name in ("threshold", "colluders", "honest_minimum"):
+        for name in ("groups", "threshold", "colluders", "honest_minimum", "degree"):
             if getattr(sealing, name) != type(sealing).model_fields[name].default:
                 raise refusal(
                     f"sealing.{name}",
@@ -202,18 +281,25 @@ def _check_sealing(sealing: SealingConfig, clients: int, method: str) -> None:
                     "remove it, or choose sealing.kind = 'masked'",
                 )
         return
-    _check_sealable(sealing, method)
-    if sealing.kind == "masked":
-        _check_masked(sealing, clients)
+    _check_sealable(sealing, method.name)
+    _check_groups(sealing, clients, method.name)
+    # Whoever draws the groups can put all colluders into any of them, so every size must stand them all.
+    for size in sorted(set(group_sizes(clients, sealing.groups or 1))):
+        _check_one_sum(sealing, size, "clients" if sealing.groups is None else "clients of a group")
+
+
+def _check_one_sum(sealing: SealingConfig, clients: int, what: str) -> None:
+    _check_threshold(sealing, clients, what)
+    if sealing.kind == "homomorphic":
+        if sealing.degree is not None:
+            raise refusal(
+                "sealing.degree",
+                "must be left out for sealing.kind = 'homomorphic', where clients exchange nothing",
+                sealing.degree,
+                "remove it, or choose sealing.kind = 'masked'",
+            )
         return
-    if sealing.threshold is not None:
-        raise refusal(
-            "sealing.threshold",
-            "must be left out for sealing.kind = 'homomorphic', which needs every client",
-            sealing.threshold,
-            "remove it, or choose sealing.kind = 'masked'",
-        )
-    _check_honest(sealing, "clients", clients)
+    _check_masked(sealing, clients, what)
 
 
 def _check_sealable(sealing: SealingConfig, method: str) -> None:
@@ -221,21 +307,41 @@ def _check_sealable(sealing: SealingConfig, method: str) -> None:
 
     if method == "cfd":
         why = "which answers changed would show in the length of a sealed message"
-    elif METHODS[method].individual:
+    elif METHODS[method].individual and sealing.groups is None:
         why = "it needs every client's own answers"
     else:
         return
+    groups = ", give sealing.groups" if METHODS[method].individual else ""
     raise refusal(
         "sealing.kind",
         f"must be plain for method.name = {method!r}, because {why}",
         sealing.kind,
-        "choose 'plain', or a method that can be sealed, such as 'dsfl'",
+        f"choose 'plain'{groups}, or a method that can be sealed, such as 'dsfl'",
     )
 
 
-def _check_masked(sealing: SealingConfig, clients: int) -> None:
+def _check_threshold(sealing: SealingConfig, clients: int, what: str) -> None:
+    assert sealing.threshold is not None  # filled in before the rules are checked
+    if sealing.threshold > clients:
+        raise refusal(
+            "sealing.threshold",
+            f"must be at most the number of {what}, which is {clients}",
+            sealing.threshold,
+            f"give {clients} or less, or add clients",
+        )
+    if sealing.threshold - sealing.colluders < sealing.honest_minimum:
+        raise refusal(
+            "sealing.honest_minimum",
+            f"must be at most threshold - colluders = {sealing.threshold} - {sealing.colluders}, so that "
+            "every opened sum covers that many honest clients",
+            sealing.honest_minimum,
+            "lower sealing.colluders, or raise sealing.threshold",
+        )
+
+
+def _check_masked(sealing: SealingConfig, clients: int, what: str) -> None:
     threshold, colluders = sealing.threshold, sealing.colluders
-    assert threshold is not None  # filled in before the rules are checked
+    assert threshold is not None
     if clients < 3:
         raise refusal(
             "sealing.kind",
@@ -243,12 +349,12 @@ def _check_masked(sealing: SealingConfig, clients: int) -> None:
             sealing.kind,
             "add clients until there are 3, or choose 'plain'",
         )
-    if threshold > clients:
+    if sealing.degree is not None and sealing.degree > clients - 1:
         raise refusal(
-            "sealing.threshold",
-            f"must be at most the number of clients, which is {clients}",
-            threshold,
-            f"give {clients} or less, or add clients",
+            "sealing.degree",
+            f"must be at most the number of other {what}, which is {clients - 1}",
+            sealing.degree,
+            "give less, or leave it out",
         )
     if not colluders < 2 * threshold - clients:
         raise refusal(
@@ -256,20 +362,7 @@ def _check_masked(sealing: SealingConfig, clients: int) -> None:
             f"must be less than 2 * threshold - clients = {2 * threshold - clients}, so that no two "
             "groups of survivors can both be confirmed",
             colluders,
-            f"give less, or raise sealing.threshold (now {threshold} of {clients} clients)",
-        )
-    _check_honest(sealing, "threshold", threshold)
-
-
-def _check_honest(sealing: SealingConfig, what: str, covered: int) -> None:
-    raised = "sealing.threshold" if what == "threshold" else "the number of clients"
-    if covered - sealing.colluders < sealing.honest_minimum:
-        raise refusal(
-            "sealing.honest_minimum",
-            f"must be at most {what} - colluders = {covered} - {sealing.colluders}, so that every opened sum "
-            "covers that many honest clients",
-            sealing.honest_minimum,
-            f"lower sealing.colluders, or raise {raised}",
+            f"give less, or raise sealing.threshold (now {threshold} of {clients} {what})",
         )
 
 

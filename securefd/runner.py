@@ -27,6 +27,7 @@ from securefd.config import Config
 from securefd.data.dataset import Dataset
 from securefd.data.splits import Split, load_split
 from securefd.defenses.claims import Guarantee
+from securefd.defenses.grouped import GroupedSealing
 from securefd.defenses.sealing import Opened, PlainSealing, Sealing, make_sealing
 from securefd.errors import ConfigError, RunError
 from securefd.federation import Asked, Consensus, Federations, Vector
@@ -47,7 +48,7 @@ from securefd.private_client import PrivateClient
 from securefd.progress import Progress, Silent
 from securefd.recipe import Recipe
 from securefd.result import Run, load_run, view_path
-from securefd.rules import n_clients
+from securefd.rules import n_clients, one_group
 
 
 def run(config: Config, out: str | Path, progress: Progress | None = None, *, with_local: bool = True) -> Run:
@@ -112,6 +113,7 @@ class _Runner:
         # Never used before: a resumed run seals what it sends again under new masks.
         self.session = os.urandom(32)
         self.codec = exchange.codec_of(self.recipe, config.sealing)
+        self.sealing = self._sealing()
         # Levels that each client last sent, and that all last heard: what the codec's deltas are from.
         coded = len(split.public) if self.codec is not None else 0
         self.sent = np.full((n_clients(config), coded, split.n_classes), -1, dtype=np.int16)
@@ -135,14 +137,28 @@ class _Runner:
             federation = self._federation(counts)
             done = self._resume(federation)
             advance(done)
-            sealing = make_sealing(self.config.sealing.kind, n_clients(self.config), self.codec)
             for number in range(done, rounds):
-                self._round(federation, sealing, number, counts)
+                self._round(federation, number, counts)
                 advance(1)
             federation.finish()
             advance(1)
             self._result(federation, with_local)
             advance(1)
+
+    def _sealing(self) -> Sealing:
+        def among(size: int) -> Sealing:
+            return make_sealing(
+                self.config.sealing.kind,
+                size,
+                self.recipe.bits,
+                neighbourhood=exchange.neighbourhood_of(one_group(self.config, size)),
+                threshold=self.config.sealing.threshold,
+                codec=self.codec,
+            )
+
+        if self.recipe.groups:
+            return GroupedSealing(self.recipe.groups, lambda members: among(len(members)))
+        return among(n_clients(self.config))
 
     def _plans(self) -> list[PrivatePlan]:
         if not self.recipe.private:
@@ -188,7 +204,6 @@ class _Runner:
     def _round(
         self,
         federation: Federations,
-        sealing: Sealing,
         number: int,
         counts: Sequence[NDArray[np.float64] | None],
     ) -> None:
@@ -201,8 +216,8 @@ class _Runner:
             line["alone.accuracy"] = self._accuracies(federation)
         asked = federation.ask(number)
         (vectors,) = federation.answer(asked)
-        opened = self._seal(sealing, asked, vectors)
-        (consensus,) = federation.combine(asked, [opened.total])
+        opened = self._seal(asked, vectors)
+        (consensus,) = federation.combine(asked, [opened.total], [opened.parts])
         query, broadcast = self._messages(asked, consensus, opened)
         if self.recipe.method.public:
             federation.digest(asked, [consensus])
@@ -235,17 +250,23 @@ class _Runner:
                     advance=advance,
                 )
 
-    def _seal(self, sealing: Sealing, asked: Asked, vectors: Sequence[Vector]) -> Opened:
-        if self.codec is not None and isinstance(sealing, PlainSealing):
-            sealing.previous = tuple(
+    def _seal(self, asked: Asked, vectors: Sequence[Vector]) -> Opened:
+        if self.codec is not None and isinstance(self.sealing, PlainSealing):
+            self.sealing.previous = tuple(
                 self.sent[k, asked.asked].reshape(-1).astype(np.int64) for k in range(len(vectors))
             )
         if not len(asked.asked) and self.recipe.method.public:
             nothing = (0,) * len(vectors)
             return Opened(
-                total=np.empty(0, dtype=np.int64), individual=None, up=nothing, down=nothing, seen=()
+                total=np.empty(0, dtype=np.int64),
+                clients=tuple(range(len(vectors))),
+                individual=None,
+                up=nothing,
+                down=nothing,
+                seen=(),
             )
-        opened = sealing.run_round(self.session, asked.round, vectors, self.recipe.bits)
+        question = exchange.question(self.recipe, self.session, asked.round, asked.asked, self.split.public)
+        opened = self.sealing.run_round(self.session, asked.round, vectors, self.recipe.bits, question)
         if self.codec is not None:
             for k, vector in enumerate(vectors):
                 self.sent[k, asked.asked] = vector.reshape(len(asked.asked), -1)
@@ -274,6 +295,14 @@ class _Runner:
         if opened.individual is not None and self.recipe.method.public:
             arrays["answers"] = np.stack(
                 [self.recipe.decoded(vector, len(asked.asked)) for vector in opened.individual]
+            )
+        if opened.groups is not None:
+            # In place of answers: the sums, and each client's group, or -1 for one that is in no sum.
+            arrays["groups"] = np.full(n_clients(self.config), -1, dtype=np.int64)
+            for number, part in enumerate(opened.groups):
+                arrays["groups"][list(part.clients)] = number
+            arrays["sums"] = np.stack(
+                [self.recipe.decoded(p.total, len(asked.asked), len(p.clients)) for p in opened.groups]
             )
         write_arrays(view_path(self.folder, asked.round), arrays)
 

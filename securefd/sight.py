@@ -23,18 +23,36 @@ PEER = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Grouped:
+    """``sums``: ``(n_groups, a, C)`` the sum of the first part of each group's answers. ``groups``:
+    ``(n_clients,)`` each client's group, or -1 for one that is in no sum.
+    """
+
+    sums: Floats
+    groups: NDArray[np.int64]
+
+    @property
+    def means(self) -> Floats:
+        """``(n_groups, a, C)`` each group's sum by the number of clients in it."""
+        sizes = np.bincount(self.groups[self.groups >= 0], minlength=len(self.sums))
+        return np.asarray(self.sums / sizes[:, None, None], dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Travelled:
     """What one round put on the wire, decoded from the grid, as the method exchanges it.
 
     ``queries``: ``(a,)`` those that were asked. ``consensus``: ``(a, C)`` what was broadcast. ``mean``:
     ``(a, C)`` the mean of the first part of the answers. ``answers``: ``(n_clients, a, C)`` that part of each
-    client's answer, or None where it was sealed. For ``fd``, which asks nothing, ``(C, C)`` class means.
+    client's answer, or None where it was sealed. ``grouped``: None where all were summed together. For
+    ``fd``, which asks nothing, ``(C, C)`` class means.
     """
 
     queries: NDArray[np.int64]
     consensus: Floats
     mean: Floats
     answers: Floats | None
+    grouped: Grouped | None = None
 
 
 def view(
@@ -65,6 +83,7 @@ def _round(number: int, seen: Travelled, observer: Observer, method: Method) -> 
         # Nothing was asked about an input: what travelled speaks of classes, and is left as it is.
         return RoundView(round=number, queries=seen.queries, consensus=seen.consensus)
     server = observer == "server"
+    grouped = seen.grouped if server else None
     answered = _AS_PROBABILITIES[method.blocks(0, 2, method.options)[0].name]
     # The target of the L1 loss is logits, that of every other loss is probabilities.
     broadcast = _softmax if method.loss == "l1" else _unchanged
@@ -74,6 +93,8 @@ def _round(number: int, seen: Travelled, observer: Observer, method: Method) -> 
         consensus=broadcast(seen.consensus),
         total=answered(seen.mean) if server else None,
         answers=answered(seen.answers) if server and seen.answers is not None else None,
+        sums=None if grouped is None else answered(grouped.means),
+        groups=None if grouped is None else grouped.groups,
     )
 
 

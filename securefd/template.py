@@ -33,6 +33,7 @@ model = "logistic"
 
 [method]
 name = "balanced"              # fedmd | dsfl | dsfl-power | feddf | cfd | fedct | balanced | fd
+#                              # against clients that lie: median | trimmed | geometric | cronus | expguard
 # rounds = 5
 # queries = 500                # public inputs a round; at most the public set
 # local_steps = 100            # gradient steps on private records a round
@@ -46,12 +47,18 @@ name = "balanced"              # fedmd | dsfl | dsfl-power | feddf | cfd | fedct
 # bits = 1                     # cfd: 1 to 8 bits for a probability
 # logit_bound = 10.0           # fedmd, feddf, fd: centred logits are clipped to it
 # distance_weight = 0.1        # fd
+# trim = 0.34                  # trimmed: the share of answers that is dropped at each end
+# eta = 2.0                    # expguard: how fast a client that strays loses weight
 
 [sealing]
-kind = "masked"                # plain | masked | homomorphic; the last two show the server only the sum
-threshold = 4                  # masked: clients without whom no sum opens; all, unless given
+kind = "masked"                # plain | masked | homomorphic | masked+homomorphic
+#                              # all but plain show the server only the sum
+#                              # with a method against liars, groups = 3: a sum in each of so many groups
+threshold = 4                  # clients without whom no sum opens; all, unless given
 colluders = 1                  # clients that may work with the server; must be < 2 * threshold - clients
 # honest_minimum = 2           # honest clients that every opened sum covers
+# degree = 4                   # masked: holders that each client chooses; enough, unless given
+# bits = 8                     # of each value that is added up; as many as fit, unless given
 
 # [privacy]                    # without it nothing is promised about what the sum and the student reveal
 # unit = "record"              # record | client

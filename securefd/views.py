@@ -19,10 +19,13 @@ class RoundView:
     """What travelled in one round, as far as this observer saw it.
 
     ``queries``: ``(m,)`` indices into the public set. ``answers``: ``(n_clients, m, n_classes)`` single
-    clients' answers as class probabilities, or None where they were sealed. ``total``: ``(m, n_classes)``
-    mean answer that was opened, or None where it wasn't seen. ``consensus``: ``(m, n_classes)`` the target
-    that was broadcast. All are class probabilities, whatever was exchanged (`sight`); only where nothing was
-    asked (method ``fd``) the consensus is ``(n_classes, n_classes)`` mean logits of each class.
+    clients' answers as class probabilities, or None where they were sealed. ``sums``:
+    ``(n_groups, m, n_classes)`` mean answer of each group whose sum was opened, and ``groups``:
+    ``(n_clients,)`` each client's group, or -1 for one that is in no sum; None where there are no groups, or
+    they weren't seen. ``total``: ``(m, n_classes)`` mean answer that was opened, or None where it wasn't
+    seen. ``consensus``: ``(m, n_classes)`` the target that was broadcast. All answers are class
+    probabilities, whatever was exchanged (`sight`); only where nothing was asked (method ``fd``) the
+    consensus is ``(n_classes, n_classes)`` mean logits of each class.
     """
 
     round: int
@@ -30,6 +33,8 @@ class RoundView:
     consensus: NDArray[np.float64]
     total: NDArray[np.float64] | None = None
     answers: NDArray[np.float64] | None = None
+    sums: NDArray[np.float64] | None = None
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,38 @@ def test_single_answers_are_distilled_client_by_client():
         )
 
 
+def grouped(seen: RoundView, groups: list[int], seed: int = 40) -> RoundView:
+    means = dirichlet(seed, max(groups) + 1, len(seen.queries))
+    return replace(seen, answers=None, sums=means, groups=np.array(groups))
+
+
+def test_sums_of_groups_are_distilled_as_answers_of_their_members():
+    seen = grouped(round_view(1), [1, 0, 1])
+    (signal,) = observe([view(seen)], X, CLIENT)
+    assert (signal.name, signal.probabilities.shape) == ("sums", (1, 8, 4))
+    for owner, group in enumerate([1, 0, 1]):
+        mine = np.equal(CLIENT, owner)
+        np.testing.assert_allclose(
+            signal.probabilities[0, mine], distilled(seen.sums[group], X[mine]), rtol=1e-9
+        )
+
+
+def test_single_answers_tell_more_than_sums_of_groups():
+    seen = round_view(1)
+    both = replace(grouped(seen, [1, 0, 1]), answers=seen.answers)
+    (signal,) = observe([view(both)], X, CLIENT)
+    assert signal.name == "answers"
+
+
+def test_a_round_in_which_a_client_is_in_no_sum_says_nothing_of_it():
+    first, second = grouped(round_view(1), [0, 1, 1]), grouped(round_view(5, 1), [0, 1, -1], seed=50)
+    (signal,) = observe([view(first, second)], X, CLIENT)
+    mine = np.equal(CLIENT, 2)
+    np.testing.assert_allclose(signal.probabilities[0, mine], distilled(first.sums[1], X[mine]), rtol=1e-9)
+    with pytest.raises(AuditError, match="lacks sums"):
+        observe([view(second)], X, CLIENT)
+
+
 @pytest.mark.parametrize(
     ("seen", "channel"),
     [
@@ -128,6 +160,7 @@ def test_views_of_different_kinds_do_not_mix():
         ([], CLIENT, "at least one view"),
         ([view(round_view(1))], CLIENT[:-1], "owner of each candidate"),
         ([view(round_view(1))], CLIENT + 1, r"0\.\.2"),
+        ([view(grouped(round_view(1), [0, 1, 1]))], CLIENT + 1, r"0\.\.2"),
         ([view(round_view(1, queries=QUERIES + 1))], CLIENT, "below 30"),
         ([view(replace(round_view(1), answers=dirichlet(1, 3, 4)))], CLIENT, "must be"),
         ([view(replace(round_view(1), answers=np.full((3, 10, 4), np.nan)))], CLIENT, "finite"),

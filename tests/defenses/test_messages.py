@@ -1,5 +1,7 @@
 import contextlib
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,13 +14,20 @@ from securefd.errors import MessageError
 from securefd.messages import (
     Advertise,
     Answer,
+    Boxes,
     Broadcast,
     Ciphertexts,
+    Confirm,
+    Confirmations,
+    EncryptedSum,
     KeyContext,
     Message,
     Query,
+    Relay,
+    Reveal,
     Roster,
     Signed,
+    Survivors,
     Upload,
     decode,
     encode,
@@ -29,11 +38,24 @@ EXAMPLES = (
     Query.of(SESSION, 3, [0, 7, 2**32 - 1]),
     Answer(session=SESSION, round=3, sender=2, values=b"values"),
     Broadcast(session=SESSION, round=3, body=b"consensus"),
-    Advertise(public_key=bytes(32)),
-    Roster(adverts=(b"first", b"second")),
-    Upload(width=4, values=bytes(40)),
-    KeyContext(context=b"context"),
-    Ciphertexts(size=5, parts=(b"part",)),
+    Advertise(mask_key=bytes(32), share_key=bytes([1]) * 32),
+    Roster(adverts=(b"first", b"", b"third")),
+    Boxes(seed_hash=bytes(32), holders=(0, 2, 300), boxes=(bytes(80),) * 3),
+    Relay(sharers=(0, 1, 2), senders=(0, 2), boxes=(bytes(80),) * 2),
+    Upload(values=bytes(40), tags=(bytes(16),) * 2),
+    Survivors(survivors=(0, 2, 65535), dropped=(1,)),
+    Confirm(survivors=bytes(32)),
+    Confirmations(senders=(0, 2), signatures=(bytes(64),) * 2, owners=(2,), tags=(bytes(16),)),
+    Reveal(
+        seed=bytes(32),
+        survivors=(0, 2),
+        seed_shares=(bytes(32),) * 2,
+        dropped=(1,),
+        key_shares=(bytes(32),),
+    ),
+    KeyContext(context=b"context", n_clients=3, threshold=2),
+    Ciphertexts(size=5, parts=b"part"),
+    EncryptedSum(contributors=(0, 1, 3), size=5, parts=b"part"),
     Signed(
         session=SESSION, round=3, stage="upload", sender=1, roster=bytes(32), body=b"b", signature=bytes(64)
     ),
@@ -125,16 +147,91 @@ def test_fields_out_of_bounds(wrong: dict[str, object]) -> None:
         decode(msgspec.msgpack.encode(["answer", *fields.values()]), Answer)
 
 
-@pytest.mark.parametrize("width", [0, 1, 2, 5, 6, 16])
-def test_ring_widths(width: int) -> None:
-    with pytest.raises(MessageError):
-        encode(Upload(width=width, values=b""))
+LENGTHS: dict[str, tuple[int, Callable[[bytes], Message]]] = {
+    "mask key": (32, lambda data: Advertise(mask_key=data, share_key=bytes(32))),
+    "share key": (32, lambda data: Advertise(mask_key=bytes(32), share_key=data)),
+    "seed hash": (32, lambda data: Boxes(seed_hash=data, holders=(), boxes=())),
+    "box": (80, lambda data: Boxes(seed_hash=bytes(32), holders=(0, 1), boxes=(bytes(80), data))),
+    "relayed box": (80, lambda data: Relay(sharers=(0,), senders=(0,), boxes=(data,))),
+    "tag": (16, lambda data: Upload(values=b"", tags=(data,))),
+    "list hash": (32, lambda data: Confirm(survivors=data)),
+    "signature": (64, lambda data: Confirmations(senders=(0,), signatures=(data,), owners=(), tags=())),
+    "relayed tag": (16, lambda data: Confirmations(senders=(), signatures=(), owners=(0,), tags=(data,))),
+    "seed": (32, lambda data: reveal(seed=data)),
+    "seed share": (32, lambda data: reveal(seed_shares=(data,))),
+    "key share": (32, lambda data: reveal(key_shares=(data,))),
+    "roster": (
+        32,
+        lambda data: Signed(
+            session=SESSION, round=0, stage="", sender=0, roster=data, body=b"", signature=bytes(64)
+        ),
+    ),
+    "own signature": (
+        64,
+        lambda data: Signed(
+            session=SESSION, round=0, stage="", sender=0, roster=bytes(32), body=b"", signature=data
+        ),
+    ),
+}
 
 
-@pytest.mark.parametrize("length", [0, 31, 33])
-def test_key_lengths(length: int) -> None:
+def reveal(**fields: object) -> Reveal:
+    empty = {"survivors": (), "seed_shares": (), "dropped": (), "key_shares": ()}
+    return Reveal(**{"seed": bytes(32), **empty, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths(name: str) -> None:
+    length, make = LENGTHS[name]
+    encode(make(bytes(length)))
+    for wrong in (0, length - 1, length + 1, 2 * length):
+        with pytest.raises(MessageError):
+            encode(make(bytes(wrong)))
+        with pytest.raises(MessageError):
+            decode(msgspec.msgpack.encode(make(bytes(wrong))), type(make(bytes(length))))
+
+
+@pytest.mark.parametrize("positions", [(-1,), (2**16,), (1.0,), (True,), ("a",), (None,), ((0,),)], ids=repr)
+def test_positions(positions: tuple[Any, ...]) -> None:
+    """Which positions are there, and in which order, is for the protocol cores to judge."""
+    for make in (
+        lambda: Survivors(survivors=positions, dropped=()),
+        lambda: Survivors(survivors=(), dropped=positions),
+        lambda: Relay(sharers=positions, senders=(), boxes=()),
+        lambda: Boxes(seed_hash=bytes(32), holders=positions, boxes=()),
+    ):
+        with pytest.raises(MessageError):
+            encode(make())
+    encode(Survivors(survivors=(5, 5, 0), dropped=(5,)))
+
+
+def test_too_many_positions() -> None:
+    most = tuple(range(1 << 16))
+    encode(Survivors(survivors=most, dropped=()))
     with pytest.raises(MessageError):
-        encode(Advertise(public_key=bytes(length)))
+        encode(Survivors(survivors=(*most, 0), dropped=()))
+
+
+def test_adverts_in_a_roster_are_small() -> None:
+    encode(Roster(adverts=(bytes(messages.KIB),)))
+    with pytest.raises(MessageError):
+        encode(Roster(adverts=(bytes(messages.KIB + 1),)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n_clients": 1}, {"n_clients": 2**16}, {"threshold": 1}, {"threshold": 2**16}], ids=repr
+)
+def test_key_contexts(wrong: dict[str, int]) -> None:
+    with pytest.raises(MessageError):
+        encode(KeyContext(**{"context": b"", "n_clients": 3, "threshold": 2, **wrong}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**32])
+def test_sizes(size: int) -> None:
+    with pytest.raises(MessageError):
+        encode(Ciphertexts(size=size, parts=b""))
+    with pytest.raises(MessageError):
+        encode(EncryptedSum(contributors=(0,), size=size, parts=b""))
 
 
 def test_integers_must_be_minimal() -> None:

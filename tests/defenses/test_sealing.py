@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from securefd.defenses.identity import Identity
+from securefd.defenses.masked_server import STAGES
+from securefd.defenses.neighbourhood import Neighbourhood, choose
 from securefd.defenses.quantise import Block, dequantise_sum, quantise
 from securefd.defenses.sealing import (
+    Attends,
     FixedWidth,
     HomomorphicSealing,
     Kind,
@@ -18,6 +21,7 @@ from securefd.defenses.sealing import (
     make_sealing,
     value_bits,
 )
+from securefd.defenses.terms import Terms
 from securefd.errors import MessageError, ProtocolError, SealingError
 
 SESSION = b"session-of-tests"
@@ -25,12 +29,24 @@ KINDS: tuple[Kind, ...] = ("plain", "masked", "homomorphic")
 IDENTITIES = [Identity.generate() for _ in range(5)]
 
 
-def build(kind: Kind, n: int) -> Sealing:
+def graph(n: int, threshold: int | None = None) -> Neighbourhood:
+    return choose(n_clients=n, threshold=threshold or n, colluders=0, honest_minimum=2)
+
+
+def masked(
+    n: int, bits: int, *, threshold: int | None = None, attends: Attends | None = None
+) -> MaskedSealing:
+    pinned = tuple(identity.public for identity in IDENTITIES[:n])
+    terms = Terms(pinned=pinned, neighbourhood=graph(n, threshold), bits=bits)
+    return MaskedSealing(IDENTITIES[:n], terms, attends=attends or (lambda stage, client: True))
+
+
+def build(kind: Kind, n: int, bits: int = 8) -> Sealing:
     """The same identities every time, so that only the sealing differs."""
     if kind == "plain":
         return PlainSealing()
     if kind == "masked":
-        return MaskedSealing(IDENTITIES[:n])
+        return masked(n, bits)
     return HomomorphicSealing(IDENTITIES[:n], server=Identity.generate(), holder=Identity.generate())
 
 
@@ -41,15 +57,17 @@ def make_vectors(n: int, size: int, bits: int) -> list[NDArray[np.int64]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestEverySealing:
-    @pytest.mark.parametrize("n", [2, 5])
+    @pytest.mark.parametrize("n", [3, 5])
     @pytest.mark.parametrize("size", [1, 1000, 13_000])
     def test_equals_the_plain_sum(self, kind: Kind, n: int, size: int) -> None:
-        sealing, bits = build(kind, n), value_bits(kind, n)
+        bits = value_bits(kind, n)
+        sealing = build(kind, n, bits)
         for number in range(2):
             vectors = make_vectors(n, size + number, bits)
             opened = sealing.run_round(SESSION, number, vectors, bits)
             assert opened.total.dtype == np.int64
             assert np.array_equal(opened.total, np.sum(vectors, axis=0))
+            assert opened.clients == tuple(range(n))
 
     def test_single_vectors_are_seen_in_the_plain_only(self, kind: Kind) -> None:
         vectors = make_vectors(3, 10, 8)
@@ -66,7 +84,7 @@ class TestEverySealing:
         n, bits = 3, value_bits(kind, 3)
         answers = np.random.default_rng(0).dirichlet(np.ones(4), (n, 6))
         vectors = [quantise([answer], [block], bits) for answer in answers]
-        opened = build(kind, n).run_round(SESSION, 0, vectors, bits)
+        opened = build(kind, n, bits).run_round(SESSION, 0, vectors, bits)
         (total,) = dequantise_sum(opened.total, [block], bits, n)
         assert np.abs(total - answers.sum(axis=0)).max() <= n / (2**bits - 1) / 2 + 1e-12
 
@@ -82,25 +100,26 @@ class TestEverySealing:
         assert sealing.run_round(SESSION, 0, [np.array([1])] * 3, 8).total.tolist() == [3]
 
     def test_bytes_are_those_of_the_messages(self, kind: Kind) -> None:
-        """Masked words and plain values have a known size; the rest is a few hundred bytes of envelope."""
-        opened = build(kind, 3).run_round(SESSION, 0, make_vectors(3, 5000, 14), 14)
-        payload, most_down = {
-            "plain": (10_000, 0),
-            "masked": (20_000, 600),
-            "homomorphic": (80_000, 140_000),
+        """Values have a known size; the rest is envelopes, and with masks keys, shares and signatures."""
+        opened = build(kind, 3, 14).run_round(SESSION, 0, make_vectors(3, 5000, 14), 14)
+        # Sums of three take 16 bits; three values share a slot of 54 bits, and 4096 slots a ciphertext.
+        payload, most_around, most_down = {
+            "plain": (10_000, 350, 0),
+            "masked": (10_000, 2000, 2500),
+            "homomorphic": (73_728, 350, 140_000),
         }[kind]
         assert len(opened.up) == len(opened.down) == 3
         for up, down in zip(opened.up, opened.down, strict=True):
-            assert payload < up < payload + (10_000 if kind == "homomorphic" else 350)
+            assert payload < up < payload + most_around
             assert (down == 0) == (most_down == 0)
             assert down <= most_down
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(2, 5), st.integers(1, 100), st.integers(1, 13), st.integers(0, 2**32 - 1))
+@given(st.integers(3, 5), st.integers(1, 100), st.integers(1, 13), st.integers(0, 2**32 - 1))
 def test_all_sealings_give_the_same_sum(n: int, size: int, bits: int, seed: int) -> None:
     vectors = list(np.random.default_rng(seed).integers(0, 1 << bits, (n, size)))
-    first, second, third = (build(kind, n).run_round(SESSION, 0, vectors, bits).total for kind in KINDS)
+    first, second, third = (build(kind, n, bits).run_round(SESSION, 0, vectors, bits).total for kind in KINDS)
     assert np.array_equal(first, second)
     assert np.array_equal(first, third)
 
@@ -116,18 +135,68 @@ class TestEverySecretSealing:
 
     def test_one_client_cant_be_hidden(self, kind: Kind) -> None:
         with pytest.raises(SealingError, match="clients"):
-            make_sealing(kind, 1)
+            make_sealing(kind, 1, 8, neighbourhood=graph(3) if kind == "masked" else None)
 
     def test_rounds_arent_repeated(self, kind: Kind) -> None:
-        sealing = build(kind, 2)
-        sealing.run_round(SESSION, 1, [np.array([1])] * 2, 8)
+        sealing = build(kind, 3)
+        sealing.run_round(SESSION, 1, [np.array([1])] * 3, 8)
         with pytest.raises(ProtocolError, match="can't follow round 1"):
-            sealing.run_round(SESSION, 1, [np.array([1])] * 2, 8)
-        assert sealing.run_round(SESSION, 2, [np.array([1])] * 2, 8).total.tolist() == [2]
+            sealing.run_round(SESSION, 1, [np.array([1])] * 3, 8)
+        assert sealing.run_round(SESSION, 2, [np.array([1])] * 3, 8).total.tolist() == [3]
 
     def test_no_codec(self, kind: Kind) -> None:
         with pytest.raises(SealingError, match="codec"):
-            make_sealing(kind, 3, FixedWidth(bits=8))
+            make_sealing(kind, 3, 8, neighbourhood=graph(3), codec=FixedWidth(bits=8))
+
+
+DROPS = [(stage, STAGES.index(stage) > STAGES.index("upload")) for stage in STAGES]
+"""By the first stage at which a client isn't there: whether its values are in the sum, having been sent."""
+
+
+class TestDropouts:
+    @pytest.mark.parametrize(("stage", "counted"), DROPS)
+    @pytest.mark.parametrize("gone", [0, 4])
+    def test_the_sum_is_over_the_survivors(self, stage: str, counted: bool, gone: int) -> None:
+        sealing = masked(5, 8, threshold=4, attends=lambda now, client: (now, client) != (stage, gone))
+        vectors = make_vectors(5, 40, 8)
+        opened = sealing.run_round(SESSION, 0, vectors, 8)
+        survivors = tuple(k for k in range(5) if counted or k != gone)
+        assert opened.clients == survivors
+        assert opened.individual is None
+        assert np.array_equal(opened.total, np.sum([vectors[k] for k in survivors], axis=0))
+
+    @pytest.mark.parametrize(("stage", "counted"), DROPS)
+    def test_whoever_dropped_out_is_back_in_the_next_round(self, stage: str, counted: bool) -> None:
+        gone = {2}
+        sealing = masked(5, 8, threshold=4, attends=lambda now, client: now != stage or client not in gone)
+        vectors = make_vectors(5, 40, 8)
+        first = sealing.run_round(SESSION, 0, vectors, 8)
+        gone.clear()
+        second = sealing.run_round(SESSION, 1, vectors, 8)
+        assert (2 in first.clients) == counted
+        assert second.clients == (0, 1, 2, 3, 4)
+        assert np.array_equal(second.total, np.sum(vectors, axis=0))
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_too_few_open_nothing(self, stage: str) -> None:
+        sealing = masked(5, 8, threshold=4, attends=lambda now, client: now != stage or client > 1)
+        with pytest.raises(ProtocolError):
+            sealing.run_round(SESSION, 0, make_vectors(5, 40, 8), 8)
+
+    def test_bytes_are_counted_as_far_as_a_client_came(self) -> None:
+        sealing = masked(5, 8, threshold=4, attends=lambda stage, client: client != 3 or stage == "advertise")
+        opened = sealing.run_round(SESSION, 0, make_vectors(5, 1000, 8), 8)
+        assert 0 < opened.up[3] < 1000 < min(opened.up[k] for k in opened.clients)
+        assert 0 < opened.down[3] < min(opened.down[k] for k in opened.clients)
+
+    def test_nobody_needs_to_stay_away(self) -> None:
+        opened = masked(5, 8, threshold=4).run_round(SESSION, 0, make_vectors(5, 40, 8), 8)
+        assert opened.clients == (0, 1, 2, 3, 4)
+
+
+def test_other_bits_than_were_agreed_on() -> None:
+    with pytest.raises(SealingError, match="values of 8 bits were agreed on, got 7"):
+        masked(3, 8).run_round(SESSION, 0, [np.array([1])] * 3, 7)
 
 
 def test_bits_too_many_for_a_field() -> None:
@@ -151,12 +220,12 @@ class TestValueBits:
         with pytest.raises(SealingError, match="sealing must be"):
             value_bits("ckks", 3)  # type: ignore[arg-type]
         with pytest.raises(SealingError, match="sealing must be"):
-            make_sealing("ckks", 3)  # type: ignore[arg-type]
+            make_sealing("ckks", 3, 8)  # type: ignore[arg-type]
 
 
 def test_make_sealing() -> None:
     for kind, expected in zip(KINDS, (PlainSealing, MaskedSealing, HomomorphicSealing), strict=True):
-        sealing = make_sealing(kind, 3)
+        sealing = make_sealing(kind, 3, 8, neighbourhood=graph(3) if kind == "masked" else None)
         assert type(sealing) is expected
         assert sealing.run_round(SESSION, 0, [np.array([7])] * 3, 8).total.tolist() == [21]
 

@@ -226,7 +226,9 @@ def test_default_queries_are_no_more_than_the_public_set() -> None:
 
 def test_default_threshold_is_everyone() -> None:
     assert parse_config(sealing("masked")).sealing.threshold == 5
-    assert parse_config(sealing("homomorphic")).sealing.threshold is None
+    assert parse_config(sealing("homomorphic")).sealing.threshold == 5
+    assert parse_config(sealing("masked+homomorphic")).sealing.threshold == 5
+    assert parse_config(sealing("plain")).sealing.threshold is None
 
 
 def test_idx_has_test_files_of_its_own() -> None:
@@ -250,7 +252,10 @@ def test_method_without_public_data_needs_none() -> None:
         changed(SMALL, ('model = "mlp"', 'model = "forest"')),
         sealing("masked", "threshold = 4", "colluders = 2"),
         sealing("masked", "threshold = 3"),
+        sealing("masked", "degree = 4", "bits = 8"),
         sealing("homomorphic", "colluders = 3"),
+        sealing("homomorphic", "threshold = 2", "bits = 13"),
+        sealing("masked+homomorphic", "threshold = 4", "colluders = 2"),
         sealing("plain", "colluders = 0", "honest_minimum = 2"),
         privacy(("epsilon = 8.0", "noise = 1.1")),
         privacy(("epsilon = 8.0\n", ""), ("dpsgd", "none")),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from securefd import refusals, rules
 from securefd.config import TABLES, parse_config
 from securefd.errors import ConfigError
+from securefd.methods import METHODS
 
 Settings = dict[str, Any]
 
@@ -33,7 +34,7 @@ CSV = {"data.source": "csv", "data.path": "records.csv"}
 MASKED = {"sealing.kind": "masked"}
 HOMOMORPHIC = {"sealing.kind": "homomorphic"}
 ABSENT = object()
-METHOD_NAMES = "fedmd, dsfl, dsfl-power, feddf, cfd, fedct, balanced, fd"
+METHOD_NAMES = ", ".join(METHODS)
 
 
 def written(settings: Settings) -> str:
@@ -125,7 +126,8 @@ SINGLE = [
     ("audit.observers", ["peer", "peer"], "must name each observer once", "remove the repetition"),
     ("audit.observers[1]", "sever", "must be one of server, peer, release", "did you mean server?"),
     ("audit.shadows", 3, "must be at least 4", "give 4 or more"),
-    ("sealing.kind", "mask", "must be one of plain, masked, homomorphic", "did you mean masked?"),
+    ("sealing.kind", "mask", "must be one of plain, masked, homomorphic, masked+", "did you mean masked?"),
+    ("sealing.bits", 21, "must be at most 20", "give 20 or less"),
     ("performance.device", "gpu", "must be cpu, cuda, cuda:N or mps", 'write "cpu"'),
 ]
 
@@ -284,8 +286,12 @@ COMBINATIONS = [
             {"method.name": "cfd", "sealing.kind": kind},
             *("sealing.kind", kind, "must be plain for method.name = 'cfd'", "choose 'plain'"),
         )
-        for kind in ("masked", "homomorphic")
+        for kind in ("masked", "homomorphic", "masked+homomorphic")
     ],
+    (
+        {"method.name": "fedct", "sealing.bits": 4},
+        *("sealing.bits", 4, "must be left out for method.name = 'fedct'", "cfd has method.bits"),
+    ),
     (
         {"sealing.threshold": 4},
         "sealing.threshold",
@@ -301,6 +307,7 @@ COMBINATIONS = [
         "masked",
     ),
     ({"sealing.honest_minimum": 3}, "sealing.honest_minimum", 3, "must be left out", "remove it"),
+    ({"sealing.degree": 3}, "sealing.degree", 3, "must be left out", "remove it"),
     (
         MASKED | {"clients[0].count": 2},
         "sealing.kind",
@@ -327,12 +334,20 @@ COMBINATIONS = [
         *("sealing.honest_minimum", 5, "at most threshold - colluders = 4 - 0", "raise sealing.threshold"),
     ),
     (
-        HOMOMORPHIC | {"sealing.threshold": 4},
-        *("sealing.threshold", 4, "must be left out for sealing.kind = 'homomorphic'", "remove it"),
+        MASKED | {"sealing.degree": 5},
+        *("sealing.degree", 5, "at most the number of other clients, which is 4", "leave it out"),
+    ),
+    (
+        HOMOMORPHIC | {"sealing.threshold": 6},
+        *("sealing.threshold", 6, "number of clients, which is 5", "5 or less"),
+    ),
+    (
+        HOMOMORPHIC | {"sealing.degree": 3},
+        *("sealing.degree", 3, "must be left out for sealing.kind = 'homomorphic'", "remove it"),
     ),
     (
         HOMOMORPHIC | {"sealing.colluders": 4},
-        *("sealing.honest_minimum", 2, "at most clients - colluders = 5 - 4", "lower sealing.colluders"),
+        *("sealing.honest_minimum", 2, "at most threshold - colluders = 5 - 4", "lower sealing.colluders"),
     ),
     (
         DPSGD | {"privacy.epsilon": ABSENT},

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import softmax
 
 from securefd.config import Config
+from securefd.defenses.sealing import PartialSum
 from securefd.errors import DataError
 from securefd.federation import Asked, Consensus, Federations
 from securefd.fleet import State
@@ -39,7 +40,8 @@ def play_round(played: Federations, number: int) -> tuple[Asked, list[Consensus]
     asked = played.ask(number)
     vectors = played.answer(asked)
     totals = [np.sum(own, axis=0) for own in vectors]
-    consensus = played.combine(asked, totals)
+    parts = [[PartialSum(total=own, clients=(k,)) for k, own in enumerate(each)] for each in vectors]
+    consensus = played.combine(asked, totals, parts)
     if played.recipe.method.public:
         played.digest(asked, consensus)
     else:

@@ -21,6 +21,7 @@ from securefd.methods import (
 
 Floats = NDArray[np.float64]
 NORMALISED = ("cross_entropy", "kl")
+SUMMED = [name for name, row in METHODS.items() if not row.individual]
 
 
 def own(*probabilities: list[float], counts: list[float] | None = None) -> Own:
@@ -33,9 +34,17 @@ def total(name: str, clients: list[Own], options: Options) -> Arrays:
     return tuple(np.sum(block, axis=0) for block in zip(*answers, strict=True))
 
 
+def combined(name: str, clients: list[Own], options: Options) -> Floats:
+    method = METHODS[name]
+    if method.combine is not None:
+        return method.combine(total(name, clients, options), len(clients), options)
+    assert method.combine_individual is not None
+    answers = np.stack([method.answer(client, options)[0] for client in clients])
+    return method.combine_individual(answers, None, options)[0]
+
+
 def consensus(name: str, clients: list[Own], **options: float) -> Floats:
-    resolved = METHODS[name].resolve(MethodConfig(name=name, **options))
-    return METHODS[name].combine(total(name, clients, resolved), len(clients), resolved)
+    return combined(name, clients, METHODS[name].resolve(MethodConfig(name=name, **options)))
 
 
 def random_client(seed: int, m: int = 7, n_classes: int = 4) -> Own:
@@ -195,7 +204,7 @@ def test_a_consensus_is_a_target_that_its_loss_accepts(name: str, seed: int) -> 
     # Fails if a soft target were left unnormalised: cross-entropy would have no minimum at the target.
     method = METHODS[name]
     clients = [random_client(seed + k) for k in range(3)]
-    result = method.combine(total(name, clients, method.options), 3, method.options)
+    result = combined(name, clients, method.options)
     assert result.shape == ((7, 4) if method.public else (4, 4))
     assert np.isfinite(result).all()
     assert method.loss in LOSSES
@@ -204,7 +213,7 @@ def test_a_consensus_is_a_target_that_its_loss_accepts(name: str, seed: int) -> 
         np.testing.assert_allclose(result.sum(axis=1), 1)
 
 
-@pytest.mark.parametrize("name", [row.name for row in METHODS.values() if row.loss in NORMALISED])
+@pytest.mark.parametrize("name", [name for name in SUMMED if METHODS[name].loss in NORMALISED])
 def test_a_consensus_stays_normalised_when_noise_makes_sums_negative(name: str) -> None:
     method = METHODS[name]
     shapes = [block.shape for block in method.blocks(7, 4, method.options)]
@@ -218,8 +227,8 @@ def test_a_consensus_stays_normalised_when_noise_makes_sums_negative(name: str) 
 def test_equal_clients_agree_with_each_other(name: str) -> None:
     # The consensus is one of means: ten equal clients make what one makes, so n is divided out.
     method, client = METHODS[name], random_client(3)
-    alone = method.combine(total(name, [client], method.options), 1, method.options)
-    together = method.combine(total(name, [client] * 10, method.options), 10, method.options)
+    alone = combined(name, [client], method.options)
+    together = combined(name, [client] * 10, method.options)
     np.testing.assert_allclose(together, alone, atol=1e-12)
 
 
@@ -244,7 +253,7 @@ def test_answers_with_grid_bits_are_exactly_on_their_grid(name: str, bits: int) 
     np.testing.assert_array_equal(dequantise_sum(vector, blocks, bits, 1)[0], answer)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUMMED)
 def test_quantising_answers_moves_the_consensus_little(name: str) -> None:
     method = METHODS[name]
     clients = [random_client(k) for k in range(5)]
@@ -287,8 +296,8 @@ def test_an_option_that_changes_nothing_is_refused() -> None:
 def test_every_option_that_a_method_uses_can_be_set(name: str) -> None:
     method = METHODS[name]
     for option in method.uses:
-        value = 3 if isinstance(getattr(method.options, option), int) else 3.0
-        assert getattr(method.resolve(MethodConfig(name=name, **{option: value})), option) == 3
+        value = {"trim": 0.25}.get(option, 3 if isinstance(getattr(method.options, option), int) else 3.0)
+        assert getattr(method.resolve(MethodConfig(name=name, **{option: value})), option) == value
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
@@ -301,4 +310,6 @@ def test_the_table_says_what_it_needs() -> None:
     assert [name for name, row in METHODS.items() if not row.public] == ["fd"]
     assert [name for name, row in METHODS.items() if row.dual] == ["cfd"]
     assert METHODS["balanced"].private_quantities == ("class counts",)
+    robust = [name for name, row in METHODS.items() if row.individual]
+    assert robust == ["median", "trimmed", "geometric", "cronus", "expguard"]
     assert [row.name for row in METHODS.values() if row.grid_bits(Options(bits=5))] == ["cfd", "fedct"]

@@ -13,7 +13,8 @@ import securefd
 from securefd.cli import main
 from securefd.codec import Codec
 from securefd.config import Config, parse_config
-from securefd.errors import PrivacyError
+from securefd.errors import ConfigError, PrivacyError
+from securefd.exchange import neighbourhood_of
 from securefd.planning import Plan, plan
 from securefd.runner import run
 
@@ -53,6 +54,11 @@ def tiny(
     text = TINY.replace('"dsfl"', f'"{method}"') + f'[sealing]\nkind = "{sealing}"\n' + privacy
     assert old in text
     return parse_config(text.replace(old, new) if old else text)
+
+
+def masked(count: int, **sealing: int) -> Config:
+    keys = "".join(f"{key} = {value}\n" for key, value in sealing.items())
+    return tiny("dsfl", "masked", keys, old="count = 3", new=f"count = {count}")
 
 
 def measured(config: Config, folder) -> tuple[dict[str, int], list[tuple[int, int]]]:
@@ -325,11 +331,47 @@ def test_noisy_counts_are_not_called_unprotected() -> None:
     assert "without noise" not in warned(tiny("balanced", "masked", DPSGD))
 
 
-def test_masks_need_everybody() -> None:
-    assert "every client must attend" in warned(tiny("dsfl", "masked"))
+def test_masks_need_everybody_unless_a_threshold_lets_some_go() -> None:
+    assert "every client must attend every round" in warned(tiny("dsfl", "masked"))
     assert "every client must attend" not in warned(tiny("dsfl", "plain"))
     two = tiny("dsfl", "masked", old='kind = "masked"', new='kind = "masked"\nthreshold = 2')
-    assert "sealing.threshold = 2 changes nothing yet" in warned(two)
+    assert "every client must attend" not in warned(two)
+
+
+def test_the_graph_of_masks_and_its_probabilities_are_printed() -> None:
+    planned = plan(masked(60, threshold=42, colluders=3, degree=25))
+    assert planned.graph is not None
+    assert (planned.graph.n_clients, planned.graph.degree) == (60, 25)
+    assert planned.graph.describe() in "\n".join(planned.lines())
+    chances = re.search(
+        r"secrecy failure: 2\^(-[\d.]+); of an unneeded abort when 18 random clients drop: 2\^(-[\d.]+)\.",
+        planned.graph.describe(),
+    )
+    assert chances is not None
+    assert float(chances[1]) <= -40
+    assert float(chances[2]) <= -20
+    assert planned.to_dict()["graph"]["secrecy_failure"] == planned.graph.secrecy_failure <= 2**-40
+
+
+@pytest.mark.parametrize("sealing", ["plain", "homomorphic"])
+def test_without_masks_there_is_no_graph(sealing) -> None:
+    planned = plan(tiny("dsfl", sealing))
+    assert planned.graph is None
+    assert "masks" not in planned.lines()
+
+
+def test_a_degree_that_cannot_keep_secrets_is_refused() -> None:
+    """1,000 clients, 20% colluding and 30% dropping: 100 holders are too few, whatever recovers a secret."""
+    config = masked(1000, threshold=700, colluders=200, degree=100)
+    with pytest.raises(ConfigError, match=r"^sealing\.degree must allow a secrecy failure <=") as refused:
+        neighbourhood_of(config)
+    assert "got 100 for 1000 clients with 200 colluding and 300 dropping" in str(refused.value)
+    enough = re.search(r"set degree to (\d+)", str(refused.value))
+    assert enough is not None
+    found = neighbourhood_of(masked(1000, threshold=700, colluders=200, degree=int(enough[1])))
+    assert found is not None
+    assert found.secrecy_failure <= 2**-40
+    assert found.unneeded_abort <= 2**-20
 
 
 def test_two_clients_see_through_a_sum() -> None:

@@ -15,7 +15,8 @@ from securefd import runner
 from securefd.baselines import alone
 from securefd.config import Config, PerformanceConfig, SealingConfig, to_toml
 from securefd.defenses import sealing
-from securefd.defenses.masks import MaskedClient
+from securefd.defenses.masked_client import MaskedClient
+from securefd.defenses.masked_server import STAGES
 from securefd.errors import ConfigError, ModelError, PrivacyError, RunError, RunLocked, RunMismatch
 from securefd.folder import locked, read_arrays, read_lines
 from securefd.messages import Answer, Broadcast, Query, encode
@@ -181,21 +182,21 @@ def test_bytes_of_plain_answers(tmp_path: Path, settings: Settings) -> None:
 def test_bytes_of_masked_answers_are_those_that_travel(
     tmp_path: Path, settings: Settings, monkeypatch
 ) -> None:
-    sent: list[int] = []
+    sent: dict[object, list[int]] = {}
 
     def counted(method: Callable[..., bytes]) -> Callable[..., bytes]:
-        def call(*arguments: object) -> bytes:
-            message = method(*arguments)
-            sent.append(len(message))
+        def call(client: object, *arguments: object, **named: object) -> bytes:
+            message = method(client, *arguments, **named)
+            sent.setdefault(client, []).append(len(message))
             return message
 
         return call
 
-    monkeypatch.setattr(MaskedClient, "advertise", counted(MaskedClient.advertise))
-    monkeypatch.setattr(MaskedClient, "upload", counted(MaskedClient.upload))
+    for stage in STAGES:
+        monkeypatch.setattr(MaskedClient, stage, counted(getattr(MaskedClient, stage)))
     done = run(settings(sealing=sealed("masked"), rounds=1), tmp_path / "run")
-    adverts, uploads = sent[:3], sent[3:]
-    assert done.metrics["bytes"]["up"] == max(a + u for a, u in zip(adverts, uploads, strict=True))
+    assert [len(messages) for messages in sent.values()] == [len(STAGES)] * 3
+    assert done.metrics["bytes"]["up"] == max(map(sum, sent.values()))
 
 
 @pytest.mark.parametrize(("name", "options"), [("cfd", {"bits": 1}), ("cfd", {"bits": 4}), ("fedct", {})])
@@ -255,9 +256,11 @@ def test_a_private_run_answers_with_noisy_counts_only(
     answered: list[Sequence[np.ndarray]] = []
     real = sealing.PlainSealing.run_round
 
-    def spied(self: object, session: bytes, number: int, vectors: Sequence[np.ndarray], bits: int) -> object:
+    def spied(
+        self: object, session: bytes, number: int, vectors: Sequence[np.ndarray], bits: int, question: bytes
+    ) -> object:
         answered.append(vectors)
-        return real(self, session, number, vectors, bits)  # type: ignore[arg-type]
+        return real(self, session, number, vectors, bits, question)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sealing.PlainSealing, "run_round", spied)
     chosen = settings(name="balanced", rounds=1, local_steps=4, privacy={**DPSGD, **amount})

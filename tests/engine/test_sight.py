@@ -3,7 +3,7 @@ import pytest
 
 from securefd import sight
 from securefd.methods import METHODS
-from securefd.sight import PEER, Travelled
+from securefd.sight import PEER, Grouped, Travelled
 from securefd.simplex import sharpened
 
 QUERIES = np.array([3, 8])
@@ -16,12 +16,13 @@ def student(x):
     return np.full((len(x), 3), 1 / 3)
 
 
-def seen(observer, method="dsfl", answers=True, values=PROBABILITIES, consensus=PROBABILITIES):
+def seen(observer, method="dsfl", answers=True, values=PROBABILITIES, consensus=PROBABILITIES, grouped=None):
     travelled = Travelled(
         queries=QUERIES,
         consensus=consensus,
         mean=values,
         answers=np.stack([values, values]) if answers else None,
+        grouped=grouped,
     )
     return sight.view(observer, [travelled], method=METHODS[method], public=PUBLIC, student=student)
 
@@ -51,6 +52,28 @@ def test_sealed_answers_are_in_no_view():
     (part,) = seen("server", answers=False).rounds
     assert part.answers is None
     np.testing.assert_array_equal(part.total, PROBABILITIES)
+
+
+GROUPED = Grouped(sums=np.stack([2 * PROBABILITIES, PROBABILITIES[::-1]]), groups=np.array([0, 1, -1, 0]))
+
+
+def test_the_server_has_the_mean_of_each_group():
+    (part,) = seen("server", "median", answers=False, grouped=GROUPED).rounds
+    np.testing.assert_allclose(part.sums, [PROBABILITIES, PROBABILITIES[::-1]], rtol=1e-12)
+    np.testing.assert_array_equal(part.groups, [0, 1, -1, 0])
+
+
+@pytest.mark.parametrize("observer", ["peer", "release"])
+def test_nobody_else_sees_groups(observer):
+    for part in seen(observer, "median", answers=False, grouped=GROUPED).rounds:
+        assert part.sums is None
+        assert part.groups is None
+
+
+def test_without_groups_a_view_has_none():
+    (part,) = seen("server", "median").rounds
+    assert part.sums is None
+    assert part.groups is None
 
 
 @pytest.mark.parametrize("method", ["fedmd", "feddf"])

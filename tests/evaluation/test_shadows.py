@@ -10,7 +10,9 @@ from securefd.errors import AuditError
 from securefd.evaluation import play as playing
 from securefd.evaluation import shadows as module
 from securefd.evaluation.coins import FEW, Coins, always_in, coins_of
+from securefd.evaluation.findings import Finding
 from securefd.evaluation.play import Play, play
+from securefd.evaluation.recipe import audit
 from securefd.evaluation.shadows import CHUNK, Shadows, shadows_of
 from securefd.result import Run, load_run
 from securefd.runner import pool_of, run
@@ -55,14 +57,18 @@ def assert_same(seen, other) -> None:
     assert len(seen.rounds) == len(other.rounds)
     for mine, theirs in zip(seen.rounds, other.rounds, strict=True):
         assert mine.round == theirs.round
-        for name in ("queries", "consensus", "total", "answers"):
+        for name in ("queries", "consensus", "total", "answers", "sums", "groups"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
 
 
 # A shadow is the deployed recipe
 
 
-@pytest.mark.parametrize("method", ["balanced", "cfd", "dsfl-power", "fedmd"])
+ROBUST = ("median", "trimmed", "geometric", "cronus", "expguard")
+NINE = ("logistic",) * 8 + ("mlp",)
+
+
+@pytest.mark.parametrize("method", ["balanced", "cfd", "dsfl-power", "fedmd", *ROBUST])
 def test_a_shadow_of_everybody_is_the_deployed_run_bit_for_bit(folder, method):
     done = run(config(folder, "cnn", "mlp", "forest", method=method), folder / f"everybody-{method}")
     shadow = as_deployed(done)
@@ -76,6 +82,32 @@ def test_a_shadow_of_everybody_is_the_deployed_run_bit_for_bit(folder, method):
     asked = done.split.test.x[:5]
     (release,) = shadow.views("release", sealed=False)
     np.testing.assert_array_equal(release.student(asked), done.student.predict_proba(asked))
+
+
+@pytest.mark.parametrize("method", ROBUST)
+def test_a_shadow_in_groups_is_the_deployed_run_bit_for_bit(folder, method):
+    chosen = config(folder, *NINE, method=method, sealing="masked", groups=3, local_steps=2)
+    done = run(chosen, folder / f"grouped-{method}")
+    shadow = as_deployed(done)
+    for name, weights in done.student.state.items():
+        np.testing.assert_array_equal(shadow.played[f"student.{name}"][0], weights.numpy())
+    for observer in OBSERVERS:
+        (seen,) = shadow.views(observer, sealed=True)
+        assert_same(seen, done.view(observer))
+        for part in seen.rounds:
+            assert part.answers is None
+            assert (part.sums is None) == (part.groups is None) == (observer != "server")
+
+
+def test_an_audit_of_groups_attacks_their_sums(folder):
+    done = run(config(folder, *NINE, method="median", sealing="masked", groups=3), folder / "groups")
+    found = {
+        (each.subject, each.observer, each.attack.rpartition(" on ")[2])
+        for each in audit(done).outcomes
+        if isinstance(each, Finding)
+    }
+    seen = {("server", "sums"), ("server", "student"), ("peer", "consensus"), ("release", "student")}
+    assert found == {(subject, *pair) for subject in ("the recipe", "this run") for pair in seen}
 
 
 @pytest.mark.parametrize("sealing", ["plain", "masked"])
@@ -285,6 +317,21 @@ def test_runs_of_another_recipe_do_not(folder, shadows, changed):
     other = run(config(folder, **changed), folder / f"other-{next(iter(changed))}")
     with pytest.raises(AuditError, match="another recipe"):
         shadows.check(other)
+
+
+@pytest.mark.parametrize("groups", [3, 4])
+def test_groups_are_part_of_the_recipe(folder, groups):
+    """Same method, and the same grid: what is combined differs all the same."""
+    one, other = (
+        run(
+            config(folder, *["logistic"] * 12, method="median", sealing=sealing, groups=given, rounds=1),
+            folder / f"{sealing}-{given}",
+        )
+        for sealing, given in (("plain", None), ("masked", groups))
+    )
+    coins = Coins(seed=bytes(32), salt=bytes(32))
+    assert Play.of(one).recipe.bits == Play.of(other).recipe.bits
+    assert module.key_of(one, coins) != module.key_of(other, coins)
 
 
 def test_a_method_without_public_set_has_no_shadows(folder):

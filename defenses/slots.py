@@ -1,0 +1,206 @@
+"""Slots modulo the plain modulus from clients to their sum, under encryption: the three parties of a round.
+
+Slots may be masked already (``securefd.defenses.prime_ring``). The key holder then opens a masked sum, which
+can't be told from random numbers: it can't check bounds, and whoever takes the masks off must (`bfv.unpack`).
+Without masks, ``securefd.defenses.homomorphic`` wraps these parties, and says what is promised to whom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from securefd.defenses.bfv import (
+    CiphertextSum,
+    PublicKey,
+    SecretKey,
+    Slots,
+    n_parts,
+    read_parts,
+    value_bits,
+)
+from securefd.defenses.identity import Identity, Place, Rounds, cohort_hash, sign_message, verify_message
+from securefd.errors import ProtocolError, SealingError
+from securefd.messages import LIMITS, EncryptedSum, KeyContext, decode, encode
+
+MASKED_PROTOCOL = b"securefd/masked+homomorphic/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quorum:
+    """What server, key holder and clients have agreed on: how many clients there are, and how many at least
+    a sum must be over. ``protocol``: keeps messages of sums with and without masks apart.
+    """
+
+    n_clients: int
+    threshold: int
+    protocol: bytes = MASKED_PROTOCOL
+
+    def __post_init__(self) -> None:
+        value_bits(self.n_clients)
+        if not 2 <= self.threshold <= self.n_clients:
+            raise SealingError(
+                f"threshold must be in 2..{self.n_clients}, got {self.threshold}: "
+                "a sum of one client is that client's answer"
+            )
+
+    def context_place(self, session: bytes, round: int, holder: bytes) -> Place:  # noqa: A002
+        """Where a key holder's context belongs."""
+        return Place(
+            protocol=self.protocol,
+            session=session,
+            round=round,
+            stage="context",
+            roster=cohort_hash((holder,)),
+        )
+
+    def check_contributors(self, contributors: tuple[int, ...]) -> None:
+        """``ProtocolError`` unless these are at least ``threshold`` positions of clients, ascending."""
+        if not len(contributors) >= self.threshold:
+            raise ProtocolError(
+                f"a sum must be over at least {self.threshold} clients, got {len(contributors)}; "
+                "wait for more uploads, or start a new round"
+            )
+        if any(not low < high for low, high in pairwise(contributors)):
+            raise ProtocolError("the clients in a sum must be named once each, in ascending order")
+        if not (contributors[0] >= 0 and contributors[-1] < self.n_clients):
+            raise ProtocolError(
+                f"the clients in a sum must be in 0..{self.n_clients - 1}, got {contributors}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenedSlots:
+    """``slots``: ``(parts, SLOTS)`` the sum modulo the plain modulus, masked or not; ``size``: of its values.
+
+    ``contributors``: the positions of the clients that it is over, ascending.
+    """
+
+    slots: Slots
+    size: int
+    contributors: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotClient:
+    """Run by one client: ``seal``. It pins the key holder's identity, and what was agreed on."""
+
+    holder: bytes
+    quorum: Quorum
+
+    def seal(self, context: bytes, slots: Slots, *, session: bytes, round: int) -> bytes:  # noqa: A002
+        """Run by the client. Returns the ciphertexts of ``slots``, without a signature.
+
+        ``context``: the key holder's message for this session and round. ``slots``: ``(parts, SLOTS)`` int64
+        in [0, PLAIN_MODULUS). ``ProtocolError`` for a context of another place, or from a key holder that
+        opens sums over fewer clients than this client has agreed to.
+        """
+        place = self.quorum.context_place(session, round, self.holder)
+        message = _read_context(context, place, self.holder)
+        if message.n_clients != self.quorum.n_clients or not message.threshold >= self.quorum.threshold:
+            raise ProtocolError(
+                f"the key holder opens sums over {message.threshold} of {message.n_clients} clients, and at "
+                f"least {self.quorum.threshold} of {self.quorum.n_clients} were agreed on; agree again"
+            )
+        return PublicKey.load(message.context).encrypt(slots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotServer:
+    """Run by the server: ``add``; or a `bfv.CiphertextSum` fed as uploads come, then ``hand_over``."""
+
+    identity: Identity
+    holder: bytes
+    quorum: Quorum
+
+    def add(
+        self,
+        context: bytes,
+        sealed: Mapping[int, bytes],
+        *,
+        session: bytes,
+        round: int,  # noqa: A002
+        size: int,
+    ) -> bytes:
+        """Run by the server: what clients have sealed, by position, to the signed sum for the key holder.
+
+        Each client's signature must have been verified before. ``size``: values a client.
+        """
+        contributors = tuple(sorted(sealed))
+        self.quorum.check_contributors(contributors)
+        total = CiphertextSum(size)
+        for data in sealed.values():
+            total.add(data)
+        return self.hand_over(context, total, contributors, session=session, round=round, size=size)
+
+    def hand_over(
+        self,
+        context: bytes,
+        total: CiphertextSum,
+        contributors: tuple[int, ...],
+        *,
+        session: bytes,
+        round: int,  # noqa: A002
+        size: int,
+    ) -> bytes:
+        """Run by the server: the signed message in which the key holder gets ``total``."""
+        place = self.quorum.context_place(session, round, self.holder)
+        _read_context(context, place, self.holder)
+        self.quorum.check_contributors(contributors)
+        if total.count != len(contributors):
+            raise ProtocolError(f"a sum of {total.count} uploads can't be over {len(contributors)} clients")
+        body = encode(EncryptedSum(contributors=contributors, size=size, parts=total.total()))
+        return sign_message(self.identity, _sum_place(place, context), 0, body)
+
+
+class SlotKeyHolder:
+    """Run by the key holder, which is not the server: ``context``, then ``open``, once each a round."""
+
+    def __init__(self, identity: Identity, server: bytes, quorum: Quorum) -> None:
+        self._identity, self._server, self._quorum = identity, server, quorum
+        self._rounds = Rounds()
+        self._key: SecretKey | None = None
+        self._place: Place | None = None
+
+    def context(self, session: bytes, round: int) -> bytes:  # noqa: A002
+        """Run by the key holder, first: make a new key; returns the signed public context for all.
+
+        ``ProtocolError`` unless the round is later than all others of the session. The key of an earlier
+        round that wasn't opened is given up.
+        """
+        key = SecretKey.generate()
+        place = self._quorum.context_place(session, round, self._identity.public)
+        body = KeyContext(
+            context=key.public, n_clients=self._quorum.n_clients, threshold=self._quorum.threshold
+        )
+        message = sign_message(self._identity, place, 0, encode(body))
+        self._rounds.enter(session, round)
+        self._key, self._place = key, _sum_place(place, message)
+        return message
+
+    def open(self, message: bytes) -> OpenedSlots:
+        """Run by the key holder, last: the server's signed sum to slots.
+
+        A message that isn't the server's for this round and key, or is over too few clients, changes
+        nothing. From the moment the key is used it is gone.
+        """
+        if self._key is None or self._place is None:
+            raise ProtocolError("open comes once a round, after context; a second opening is refused")
+        _, body = verify_message(message, self._place, (self._server,))
+        total = decode(body, EncryptedSum)
+        self._quorum.check_contributors(total.contributors)
+        key = self._key
+        ciphertexts = read_parts(total.parts, n_parts(total.size))
+        self._key, self._place = None, None
+        return OpenedSlots(slots=key.decrypt(ciphertexts), size=total.size, contributors=total.contributors)
+
+
+def _sum_place(place: Place, context: bytes) -> Place:
+    return place.at("sum", hashlib.sha256(context).digest())
+
+
+def _read_context(message: bytes, place: Place, holder: bytes) -> KeyContext:
+    _, body = verify_message(message, place, (holder,), LIMITS[KeyContext])
+    return decode(body, KeyContext)
