@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import communication, fleet, mnist, report, scale
+from benchmarks import communication, fleet, homomorphic, mnist, report, scale, sealing
 from securefd.errors import SecurefdError
 
-PARTS = ("fleet", "communication", "scale", "mnist")
+PARTS = ("fleet", "communication", "sealing", "homomorphic", "scale", "mnist")
 ON_MNIST = ("scale", "mnist")
 
 
@@ -64,6 +64,10 @@ def _measure(part: str, method: str | None, folder: Path) -> None:
         fleet.measure()
     elif part == "communication":
         communication.measure()
+    elif part == "sealing":
+        sealing.measure()
+    elif part == "homomorphic":
+        homomorphic.measure()
     elif part == "scale":
         scale.measure(folder)
     else:

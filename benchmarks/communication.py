@@ -38,6 +38,7 @@ def upload(method: str, sealing: str, queries: int) -> int:
     """Bytes that one client uploads in a round, from the messages themselves."""
     import numpy as np
 
+    from securefd.defenses.neighbourhood import choose
     from securefd.defenses.sealing import make_sealing, value_bits
     from securefd.methods import method_named
 
@@ -47,7 +48,9 @@ def upload(method: str, sealing: str, queries: int) -> int:
     bits = value_bits(kind, CLIENTS)
     random = np.random.default_rng(1)
     vectors = [random.integers(0, 2**bits, size=size, dtype=np.int64) for _ in range(CLIENTS)]
-    return max(make_sealing(kind, CLIENTS).run_round(os.urandom(32), 0, vectors, bits).up)
+    everyone = choose(n_clients=CLIENTS, threshold=CLIENTS, colluders=0, honest_minimum=2)
+    sealed = make_sealing(kind, CLIENTS, bits, neighbourhood=everyone)
+    return max(sealed.run_round(os.urandom(32), 0, vectors, bits).up)
 
 
 def weight_bytes() -> int:

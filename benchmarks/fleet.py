@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.store import RESULTS, keep
@@ -34,7 +36,8 @@ def measure() -> None:
 
 
 def _race(model: str, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Milliseconds a model and step: of a fleet as runs train it, and of an ordinary loop.
+    """Milliseconds a model and step: of a fleet as runs train it, of an ordinary loop, and, for multilayer
+    perceptrons, of their matrix products alone, faster than which no fleet can be.
 
     A run gives each operation one thread and trains stacks side by side. The loop has one model at a time, so
     it gets the cores within operations, or a single one where that is faster: its better time counts.
@@ -76,16 +79,51 @@ def _race(model: str, shape: tuple[int, int, int]) -> dict[str, Any]:
         train(spec, states, lessons(), objective, workers=cores)
         return time.perf_counter() - began
 
+    layers = [
+        (layer.in_features, layer.out_features)
+        for layer in spec.network(0).children()
+        if isinstance(layer, torch.nn.Linear)
+    ]
+
+    def products() -> float:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(cores) as pool:
+            began = time.perf_counter()
+            list(pool.map(lambda _: _products(layers, MODELS // cores, objective.steps), range(cores)))
+            return time.perf_counter() - began
+
     before = torch.get_num_threads()
     try:
-        times = [(fleet(), loop(1), loop(cores)) for _ in range(REPEATS)]
+        times = [(fleet(), loop(1), loop(cores), products()) for _ in range(REPEATS)]
     finally:
         torch.set_num_threads(before)
     each = 1000 / MODELS / objective.steps
-    together, single, several = (min(column) * each for column in zip(*times, strict=True))
+    together, single, several, least = (min(column) * each for column in zip(*times, strict=True))
+    loop_ms = min(single, several)
     return {
         "fleet ms": together,
         "loop ms, 1 thread": single,
         "loop ms, all cores": several,
-        "ratio": min(single, several) / together,
+        "products ms": least if model == "mlp" else None,
+        "ratio": loop_ms / together,
+        "ratio at most": loop_ms / least if model == "mlp" else None,
     }
+
+
+def _products(layers: Sequence[tuple[int, int]], models: int, steps: int) -> None:
+    """The matrix products of training a stack of multilayer perceptrons, and nothing else.
+
+    A product with the weights forwards, one for their gradient, and one backwards but for the first layer.
+    """
+    import torch
+
+    stack = [
+        (torch.rand(models, out, width), torch.rand(models, width, BATCH), torch.rand(models, out, BATCH))
+        for width, out in layers
+    ]
+    for _ in range(steps):
+        for index, (weights, x, gradient) in enumerate(stack):
+            torch.bmm(weights, x)
+            torch.bmm(gradient, x.mT)
+            if index:
+                torch.bmm(weights.mT, gradient)

@@ -19,10 +19,10 @@ def _importable(monkeypatch):
 def bench(monkeypatch, tmp_path):
     """The command, with nothing kept yet and every measurement replaced by a note that it was asked for."""
     from benchmarks import __main__ as command
-    from benchmarks import communication, fleet, mnist, report, scale
+    from benchmarks import communication, fleet, homomorphic, mnist, report, scale, sealing
 
     asked = []
-    for part in (fleet, communication, scale):
+    for part in (fleet, communication, sealing, homomorphic, scale):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "PLACE", tmp_path / f"{name}.json")
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
@@ -50,10 +50,10 @@ def cell(method, alpha, seed, student=None, clients=None, up=40_000):
     }
 
 
-def written(cells=(), fleet=None, communication=None, scale=None):
+def written(cells=(), fleet=None, communication=None, scale=None, sealing=None, homomorphic=None):
     from benchmarks import report
 
-    return report.text(fleet, communication, scale, list(cells))
+    return report.text(fleet, communication, scale, sealing, homomorphic, list(cells))
 
 
 def lines(text, *starts):
@@ -81,7 +81,8 @@ def test_what_it_doesnt_know_is_refused(bench, only, capsys):
 def test_all_parts_are_measured_in_turn(bench):
     assert bench.main(["--mnist", "data"]) == 0
     folder = Path("data")
-    assert bench.asked == [("fleet",), ("communication",), ("scale", folder), ("mnist", folder, None)]
+    without = [("fleet",), ("communication",), ("sealing",), ("homomorphic",)]
+    assert bench.asked == [*without, ("scale", folder), ("mnist", folder, None)]
     assert (bench.place / "RESULTS.md").exists()
 
 
@@ -90,6 +91,8 @@ def test_all_parts_are_measured_in_turn(bench):
     [
         ("fleet", ("fleet",)),
         ("communication", ("communication",)),
+        ("sealing", ("sealing",)),
+        ("homomorphic", ("homomorphic",)),
         ("scale", ("scale", Path("data"))),
         ("mnist", ("mnist", Path("data"), None)),
         ("mnist:fedavg", ("mnist", Path("data"), "fedavg")),
@@ -136,16 +139,17 @@ def test_results_are_kept_with_where_they_were_found(tmp_path):
     assert [path.name for path in place.parent.iterdir()] == ["found.json"]
 
 
-def test_cells_cover_every_method_and_the_main_ones_three_times():
+def test_cells_cover_every_method_that_takes_a_mean_and_the_main_ones_several_times():
     from benchmarks import mnist
     from securefd.methods import METHODS
 
-    assert set(mnist.METHODS) == set(METHODS)
+    assert set(mnist.METHODS) == {name for name, row in METHODS.items() if not row.individual}
     found = list(mnist.cells())
     assert len(found) == len(set(found))
     for method in (*mnist.METHODS, *mnist.BASELINES):
-        seeds = 3 if method in mnist.THREE_SEEDS else 1
-        assert sum(each.method == method for each in found) == seeds * len(mnist.ALPHAS)
+        for alpha in mnist.ALPHAS:
+            seeds = 6 if (method, alpha) in mnist.SIX_SEEDS else 3 if method in mnist.THREE_SEEDS else 1
+            assert [e.seed for e in found if (e.method, e.alpha) == (method, alpha)] == [*range(1, seeds + 1)]
         assert list(mnist.cells(method)) == [each for each in found if each.method == method]
 
 
@@ -174,7 +178,7 @@ def test_the_benchmarks_own_architectures_learn_from_images():
 def test_an_empty_report_says_so_everywhere():
     text = written()
     assert lines(text, "`balanced`") == ["| `balanced` | not run | not run | 0 |"] * 2
-    assert text.count("\nnot run\n") == 3
+    assert text.count("\nnot run\n") == 5
     assert "met" not in text.replace("method", "")
     assert "missed" not in text.replace("misses", "")
 
@@ -226,13 +230,13 @@ def test_other_settings_are_named():
 
 def test_ratios_and_seconds_stand_beside_their_targets():
     row = {"model": "mlp", "inputs": "digits", "target": 5.0, "ratio": 4.5, "fleet ms": 0.1}
-    row |= {"loop ms, 1 thread": 0.45, "loop ms, all cores": 0.6}
+    row |= {"loop ms, 1 thread": 0.45, "loop ms, all cores": 0.6, "ratio at most": 6.0}
     fleet = {"rows": [row], "models": 32, "batch": 64, "workers": 2}
     scale = {"clients": 250, "records": 240, "model": "cnn", "steps": 150, "batch": 64, "epochs": 40.0}
     scale |= {"training seconds": 100.0, "answering seconds": 8.0, "seconds": 108.0, "target seconds": 180.0}
     scale |= {"queries": 1000, "workers": 2, "accuracy alone": 0.9}
     text = written(fleet=fleet, scale=scale)
-    assert lines(text, "mlp")[0].endswith("| 0.100 | 0.450 | 0.600 | 4.5 | 5 | **missed** |")
+    assert lines(text, "mlp")[0].endswith("| 0.100 | 0.450 | 0.600 | 4.5 | 6.0 | 5 | **missed** |")
     assert lines(text, "250 clients")[0].endswith("| ≤ 180 | 108 | met |")
 
 
@@ -241,7 +245,9 @@ def test_uploads_come_from_the_messages_that_travel():
 
     assert communication.weight_bytes() - 4 * 106_122 in range(200)
     plain, masked = (communication.upload("dsfl", sealing, 100) for sealing in ("plain", "masked"))
-    assert 4 * 100 * 10 < plain < masked < 4 * 100 * 10 + 1000
+    # Under masks, nine shares of two secrets travel in boxes of 80 bytes, and those of one secret openly.
+    assert 4 * 100 * 10 < plain < 4 * 100 * 10 + 200
+    assert 4 * 100 * 10 + 9 * (80 + 32) < masked < 4 * 100 * 10 + 2500
 
 
 def test_coded_uploads_come_from_the_runs():
@@ -273,6 +279,181 @@ def test_a_small_scale_run(monkeypatch, tmp_path):
     found = json.loads((tmp_path / "scale.json").read_text())
     assert found["clients"] == 2
     assert found["seconds"] >= found["training seconds"] > 0
+
+
+SPREAD = ("median", "lowest", "highest")
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    """A small measurement of masked sums, where neither Flower nor PyCryptodome is installed."""
+    place = tmp_path_factory.mktemp("sealing") / "sealing.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        for package in ("flwr", "Crypto"):
+            patch.setitem(sys.modules, package, None)
+        from benchmarks import sealing
+        from benchmarks.masked_round import Case
+
+        cases = {Case(clients=41, values=100_000): 1, Case(clients=41, values=100_000, degree=40): 2}
+        cases |= {Case(clients=n, values=100_000, degree=25): 1 for n in (60, 64)}
+        sealing.measure(masks={1000: 2}, cases=cases, repeats=2, place=place)
+    return json.loads(place.read_text())
+
+
+@pytest.fixture
+def compared(sealed):
+    """The same, as if both were installed; times are made up."""
+    found = json.loads(json.dumps(sealed))
+    spread = dict.fromkeys(SPREAD, 30.0)
+    (masking,) = found["masking"]
+    masking |= {"ns": dict.fromkeys(SPREAD, 2.0), "flower ns": spread, "flower added ns": spread}
+    masking |= {"times faster": 15.0, "times faster, added": 15.0}
+    found["sharing"] |= {"split ms": dict.fromkeys(SPREAD, 2.0), "recover ms": dict.fromkeys(SPREAD, 2.5)}
+    found["sharing"] |= {"pycryptodome split ms": spread, "pycryptodome recover ms": spread}
+    for row, ms in zip(found["rounds"], (15.0, 15.1, 15.0, 30.0), strict=True):
+        row["client ms"], row["server ms"] = (
+            dict.fromkeys(SPREAD, ms),
+            dict.fromkeys(SPREAD, 10 * row["clients"]),
+        )
+    return found
+
+
+def test_what_is_compared_with_and_missing_is_named(sealed):
+    assert "flower ns" not in sealed["masking"][0]
+    assert "pycryptodome split ms" not in sealed["sharing"]
+    text = written(sealing=sealed)
+    (line,) = lines(text, "masking against Flower's generator")
+    assert line.endswith("| ≥ 15 × | flwr was not installed |  |")
+    assert lines(text, "PyCryptodome") == ["| PyCryptodome | – | – | – |"]
+
+
+def test_spreads_hold_what_was_measured(sealed):
+    spreads = [sealed["masking"][0]["ns"], sealed["sharing"]["split ms"]]
+    spreads += [row[key] for row in sealed["rounds"] for key in ("client ms", "stayed ms", "server ms")]
+    for spread in spreads:
+        assert 0 < spread["lowest"] <= spread["median"] <= spread["highest"]
+
+
+def test_a_round_drops_a_tenth_and_counts_every_stage(sealed):
+    complete = next(row for row in sealed["rounds"] if row["complete"])
+    assert (complete["dropped"], complete["threshold"], complete["colluders"]) == (4, 32, 2)
+    assert complete["repeats"] == 2
+    assert complete["stage bytes"]["upload"] > 2 * complete["values"]
+    assert complete["bytes"] >= sum(complete["stage bytes"].values()) - 1
+    # 40 boxes of 80 bytes to share, and 40 shares of 32 bytes at the end
+    assert complete["bytes"] - complete["stage bytes"]["upload"] > 40 * (80 + 32)
+    for row in sealed["rounds"]:
+        for who in ("client stages ms", "server stages ms"):
+            assert set(row[who]) == {"advertise", "share", "upload", "confirm", "unmask"}
+
+
+def test_a_round_whose_sum_is_wrong_is_not_measured(monkeypatch):
+    from benchmarks.masked_round import Case, play
+    from securefd.defenses.masked_server import MaskedServer, OpenedSum
+
+    opens = MaskedServer.open_sum
+
+    def wrong(self):
+        opened = opens(self)
+        return OpenedSum(total=opened.total + 1, clients=opened.clients)
+
+    case = Case(clients=10, values=5)
+    play(case, case.graph())
+    monkeypatch.setattr(MaskedServer, "open_sum", wrong)
+    with pytest.raises(RuntimeError, match="isn't the sum"):
+        play(case, case.graph())
+
+
+def test_masks_and_sharing_stand_beside_their_targets(compared):
+    text = written(sealing=compared)
+    assert [
+        line.split(" | ")[1:]
+        for line in lines(text, "masking, ns", "masking against", "splitting", "recovering a secret")
+    ] == [
+        ["≤ 1", "2.00", "**missed** |"],
+        ["≥ 15 ×", "15.0", "met |"],
+        ["≤ 2", "2.00", "met |"],
+        ["≤ 2", "2.50", "**missed** |"],
+    ]
+    assert lines(text, "1,000 | ") == [
+        "| 1,000 | 2.00 (2.00 to 2.00) | 30.00 (30.00 to 30.00) | 15.0 | 30.00 (30.00 to 30.00) | 15.0 |"
+    ]
+
+
+def test_rounds_stand_beside_their_targets(compared):
+    text = written(sealing=compared)
+    found = [line.split(" | ")[1:] for line in lines(text, "a masked sum's round, ms a client")]
+    assert found == [["≤ 15", "15.0", "met |"], ["≤ 15", "15.1", "**missed** |"]]
+    (large,) = lines(text, "a client's time among 64, sparse graph of degree 25, by that among 41")
+    assert large.split(" | ")[1:] == ["≤ 1.5 ×", f"{30 / 15.1:.2f}", "**missed** |"]
+    (linear,) = lines(text, "the server's time a client among 64 by that among 60")
+    assert linear.split(" | ")[1:] == ["≤ 1.25 ×", "1.00", "met |"]
+    uploads = lines(text, "a masked sum's upload")
+    assert len(uploads) == 2
+    for line, row in zip(uploads, compared["rounds"], strict=False):
+        assert line.split(" | ")[1:] == ["≤ 0.55", f"{row['bytes'] / 400_000:.3f}", "met |"]
+
+
+def test_flower_and_pycryptodome_are_called_where_they_are(monkeypatch):
+    from types import ModuleType, SimpleNamespace
+
+    from benchmarks import sealing
+
+    calls = []
+    package = "flwr.common.secure_aggregation"
+    parts = {
+        f"{package}.secaggplus_utils": {
+            "pseudo_rand_gen": lambda seed, modulus, shapes: calls.append((len(seed), modulus, shapes)) or [1]
+        },
+        f"{package}.ndarrays_arithmetic": {"parameters_addition": lambda one, other: calls.append(other)},
+        "Crypto.Protocol.SecretSharing": {
+            "Shamir": SimpleNamespace(
+                split=lambda threshold, holders, half: [(1, half)] * holders,
+                combine=lambda shares: calls.append(shares),
+            )
+        },
+    }
+    parents = ("flwr", "flwr.common", package, "Crypto", "Crypto.Protocol")
+    for name in (*parents, *parts):
+        module = ModuleType(name)
+        vars(module).update(parts.get(name, {}))
+        monkeypatch.setitem(sys.modules, name, module)
+    row = sealing._masking(values=7, masks=1, repeats=1)
+    assert calls == [(32, 1 << 32, [(7,)]), (32, 1 << 32, [(7,)]), [1]] * 2
+    assert row["times faster"] == row["flower ns"]["median"] / row["ns"]["median"]
+    calls.clear()
+    works = sealing._pycryptodome(bytes(range(32)), holders=5, threshold=3)
+    works["pycryptodome recover ms"]()
+    assert calls == [[(1, bytes(range(16)))] * 3, [(1, bytes(range(16, 32)))] * 3]
+
+
+def test_homomorphic_figures_stand_beside_their_targets():
+    from benchmarks import homomorphic
+
+    times = (
+        "encrypt ns",
+        "CKKS encrypt ns",
+        "whole upload ns",
+        "add ns",
+        "write sum ns",
+        "open ns",
+        "new key ns",
+    )
+    row = {name: dict.fromkeys(SPREAD, 251.0) for name in times}
+    row |= {"bytes": 6.6, "CKKS bytes": 82.8, "times smaller": 12.5, "times faster": 3.98}
+    found = {"row": row, "targets": homomorphic.TARGETS, "values": 100, "clients": 100, "repeats": 3}
+    text = written(homomorphic={**found, "packages": {"tenseal": "0"}, "ckks": homomorphic.CKKS})
+    verdicts = [
+        line.split(" | ")[1:] for line in lines(text, "homomorphic upload", "encrypting", "smaller", "faster")
+    ]
+    assert verdicts == [
+        ["≤ 8", "6.60", "met |"],
+        ["≤ 250", "251", "**missed** |"],
+        ["≥ 7 ×", "12.5", "met |"],
+        ["≥ 3 ×", "4.0", "met |"],
+    ]
+    assert lines(text, "upload, bytes") == ["| upload, bytes a value | 6.60 | 82.8 | 12.5 times smaller |"]
 
 
 def test_it_is_a_command():
