@@ -139,24 +139,6 @@ def verify_message(
     return message.sender, message.body
 
 
-def collect(
-    messages: Sequence[bytes], place: Place, pinned: Sequence[bytes], limit: int | None = None
-) -> tuple[tuple[bytes, bytes], ...]:
-    """Run by the server: every client's (message, verified body) in roster order, each exactly once."""
-    found: dict[int, tuple[bytes, bytes]] = {}
-    for data in messages:
-        sender, body = verify_message(data, place, pinned, limit)
-        if sender in found:
-            raise ProtocolError(f"client {sender} sent two messages at stage {place.stage}; one is allowed")
-        found[sender] = (data, body)
-    missing = [client for client in range(len(pinned)) if client not in found]
-    if missing:
-        raise ProtocolError(
-            f"stage {place.stage} needs every client, and {missing} are missing; start a new round"
-        )
-    return tuple(found[client] for client in range(len(pinned)))
-
-
 class Rounds:
     """The rounds that a participant has taken part in: within a session they only go up.
 

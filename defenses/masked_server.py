@@ -58,8 +58,8 @@ class MaskedServer:
 
     ``receive`` takes the messages of the current stage, in any order. ``roster``, ``relays``, ``survivors``,
     ``confirmations`` and ``open_sum`` each close a stage: what comes later for it is refused, and whoever
-    didn't answer has dropped out. A refusal is a typed error and changes nothing, so that a bad message costs
-    its sender a place and nobody else anything.
+    didn't answer has dropped out. A refusal is a typed error and changes nothing: a bad message costs its
+    sender a place, and nobody else, unless the sender has copied another client's keys before that one spoke.
     """
 
     def __init__(

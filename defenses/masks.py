@@ -28,8 +28,8 @@ What is promised, and to whom:
 - Against up to c other clients: the same.
 - The sum itself is not private; only noise protects what the sum reveals.
 - Clients may drop out at every stage. Below t of them the round ends, and nothing is opened.
-- Not promised: that the sum is right where a client lies within the bound or sends garbage, or that a round
-  ends at all where the server or a client refuses to do its part.
+- Not promised: that the sum is right where a client lies within the bound or sends garbage, or where the
+  server keeps a box back; or that a round ends at all where the server or a client refuses to do its part.
 
 Why the server can't loosen it. All that clients sign is bound to the hash of their terms (identities, n, t,
 c, bounds, graph, question), and from the second stage on to the roster that they were shown, so that two

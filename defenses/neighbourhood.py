@@ -3,7 +3,8 @@
 The graph (after Bell et al. 2020, eprint 2020/704). Once all keys are fixed, each of n clients draws by
 itself, uniformly, ``degree`` distinct others: its holders. They get shares of its two secrets, the key of
 its pairwise masks and the seed of its own mask, and any ``share_threshold`` = k of them recover one. Two
-clients exchange a pairwise mask if either chose the other. With degree n - 1 the graph is complete.
+clients exchange a pairwise mask if either chose the other. With degree n - 1 the graph is complete. A
+client that refuses a roster keeps its draw, which nobody has seen yet: it can't be made to draw again.
 
 What is assumed of the protocol, besides its cryptography:
 
