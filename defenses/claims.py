@@ -129,6 +129,7 @@ def claims(
     n_clients: int,
     threshold: int | None = None,
     colluders: int = 0,
+    honest: int | None = None,
     secrecy_failure: float = 0.0,
     guarantee: Guarantee | None = None,
     histogram: bool = False,
@@ -139,6 +140,8 @@ def claims(
     ``guarantee``: of DP-SGD at each client, the largest over the clients; None without noise.
     ``threshold``: the least number of clients whose sum is opened; None for all.
     ``colluders``: how many clients side with the server; a coalition is listed when it is above 0.
+    ``honest``: how many clients outside the coalition every opened sum covers, where a server that doesn't
+    follow the protocol can leave others out; None for all that took part.
     ``secrecy_failure``: the probability in each round that masks don't hide what they should.
     ``histogram``: the method's answers carry class counts. ``seeded``: the noise is reproducible.
     Raises PrivacyError for an unknown sealing or an impossible number of colluders.
@@ -161,7 +164,10 @@ def claims(
     if sealing == "plain":
         return (*records, *_about_plain_answers(colluders, histogram, noised))
     survivors = n_clients if threshold is None else threshold
-    return (*records, *_about_sealed_answers(sealing, n_clients, survivors, colluders, secrecy_failure))
+    return (
+        *records,
+        *_about_sealed_answers(sealing, n_clients, survivors, colluders, honest, secrecy_failure),
+    )
 
 
 def claim_about_records(all_claims: tuple[Claim, ...], observer: Observer) -> Claim:
@@ -212,7 +218,12 @@ def _about_plain_answers(colluders: int, histogram: bool, noised: bool) -> list[
 
 
 def _about_sealed_answers(
-    sealing: SealingKind, n_clients: int, survivors: int, colluders: int, failure: float
+    sealing: SealingKind,
+    n_clients: int,
+    survivors: int,
+    colluders: int,
+    honest: int | None,
+    failure: float,
 ) -> list[Claim]:
     """Return who can see single clients' answers. A sum over one client is that client's answers."""
     if n_clients < 2:
@@ -225,8 +236,15 @@ def _about_sealed_answers(
     }[sealing]
     dishonest = "" if sealing == "homomorphic" else ", whether it follows the protocol or not,"
     which = f"all {n_clients}" if survivors == n_clients else f"at least {survivors} of {n_clients}"
+    if honest is not None:
+        which = (
+            f"{which} clients, or, if it doesn't follow the protocol, one sum over fewer, but at least "
+            f"{honest} that don't work with it"
+        )
+    else:
+        which = f"{which} clients"
     server = (
-        f"The server{dishonest} sees only the sum over {which} clients{_except(failure)}. "
+        f"The server{dishonest} sees only the sum over {which}{_except(failure)}. "
         f"{_differences(n_clients, survivors)}Whoever colludes with all of them but one has the last one's "
         "answers."
     )
@@ -240,19 +258,19 @@ def _about_sealed_answers(
         opens = "The key holder opens a masked sum, which tells it nothing."
         found.append(Claim(observer="keyholder", subject="answers", assumption=hidden, reason=opens))
     if colluders > 0:
-        found.append(_coalition_about_answers(n_clients, survivors, colluders, hidden, failure))
+        found.append(_coalition_about_answers(n_clients, survivors, colluders, honest, hidden, failure))
     return found
 
 
 def _coalition_about_answers(
-    n_clients: int, survivors: int, colluders: int, hidden: str, failure: float
+    n_clients: int, survivors: int, colluders: int, least: int | None, hidden: str, failure: float
 ) -> Claim:
-    honest = survivors - colluders
+    honest = survivors - colluders if least is None else least
     who = f"The server and {colluders} of {n_clients} clients"
     if honest <= 1:
         reason = f"{who} subtract their own answers from the sum and have the last client's."
         return Claim(observer="coalition", subject="answers", reason=reason)
-    others = "the other" if survivors == n_clients else "at least"
+    others = "the other" if survivors == n_clients and least is None else "at least"
     reason = (
         f"{who} see the sum of {others} {honest} clients' answers and no single one{_except(failure)}. "
         f"{_differences(n_clients, survivors)}".strip()

@@ -22,7 +22,8 @@ unmask    its seed; of each client it holds shares of, nothing: masks are remove
 What is promised, and to whom:
 
 - Against the server and the network, whether they follow the protocol or not, together with up to c clients:
-  the others' vectors stay hidden behind their sum over at least t - c clients, under X25519 (gap
+  the others' vectors stay hidden behind one sum over at least t - c of them (on a sparse graph: at least
+  honest_minimum, since the server can leave out those whose neighbours it calls dropped), under X25519 (gap
   Diffie-Hellman), HKDF-SHA256, AES-256-CTR, AES-256-GCM, SHA-256 and Ed25519 being secure, and except with
   the probability that ``securefd.defenses.neighbourhood`` computes.
 - Against up to c other clients: the same.

@@ -10,7 +10,8 @@ would, and counts them. Sums of one set of vectors are equal under all sealings.
 - ``MaskedHomomorphicSealing``: what ``securefd.defenses.masked_bfv`` says, both of these. The server sees
   masked ciphertexts and the sum; the key holder sees a masked sum.
 
-In every sealing all clients take part in a round or it ends with a typed error and nothing is opened.
+In masked sums clients may drop out at every stage, down to the threshold; in the others all of them take part
+here, or the round ends with a typed error and nothing is opened.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ class Sealing(Protocol):
         """Add up ``vectors``, one ``(d,)`` int64 in [0, 2**bits) a client, in roster order.
 
         ``session``: 16 to 64 bytes, never used before for other vectors; ``round`` goes up within it.
-        ``question``: SHA-256 of what was asked, to which sealed vectors are bound. ``ProtocolError`` (or
-        ``SealingError``, ``MessageError``) on any breach; nothing is opened then.
+        ``question``: SHA-256 of what was asked, to which masked vectors are bound, and no others.
+        ``ProtocolError`` (or ``SealingError``, ``MessageError``) on any breach; nothing is opened then.
         """
         ...
 

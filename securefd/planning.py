@@ -206,6 +206,9 @@ def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tup
         n_clients=sizes[0],
         threshold=config.sealing.threshold,
         colluders=config.sealing.colluders,
+        honest=None
+        if all(graph is None or graph.is_complete for graph in graphs)
+        else config.sealing.honest_minimum,
         secrecy_failure=(groups or 1) * failure,
         guarantee=guarantee,
         histogram="class counts" in recipe.method.private_quantities,

@@ -84,6 +84,18 @@ def test_sealed_answers_hang_on_an_assumption_until_all_but_one_collude(sealing)
     assert claims(sealing=sealing, n_clients=1)[-1].kind == "none"
 
 
+def test_a_sparse_graph_promises_the_honest_minimum_and_not_the_threshold():
+    def about_answers(honest):
+        found = claims(sealing="masked", n_clients=100, threshold=80, colluders=5, honest=honest)
+        return {c.observer: c.reason for c in found if c.subject == "answers"}
+
+    complete, sparse = about_answers(None), about_answers(10)
+    assert "at least 75 clients" in complete["coalition"]
+    assert "at least 10 clients" in sparse["coalition"]
+    assert "at least 10 that don't work with it" in sparse["server"]
+    assert "don't work with it" not in complete["server"]
+
+
 def test_the_noise_of_opacus_is_described_as_it_is():
     reason = claim_about_records(claims(sealing="masked", n_clients=5, guarantee=EIGHT), "release").reason
     for caveat in ("floating-point", "not cryptographic", "record counts", "hyper-parameters"):
