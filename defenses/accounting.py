@@ -1,8 +1,9 @@
 """What a composition of mechanisms costs, and how much noise a target needs.
 
-Everything is a privacy loss distribution (PLD) of ``dp-accounting``, rounded pessimistically: a figure
-may be slightly too large, never too small. PLDs compose fixed schedules: all mechanisms of a
-composition are assumed to be decided before the first one runs.
+Wherever it can be, this is a privacy loss distribution (PLD) of ``dp-accounting``, rounded pessimistically: a
+figure may be slightly too large, never too small. PLDs compose fixed schedules: all mechanisms of a
+composition are assumed to be decided before the first one runs. Vectors with integer noise have Renyi curves
+instead (``securefd.defenses.rdp``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 
+from securefd.defenses import rdp
+from securefd.defenses.charges import Charge
 from securefd.defenses.claims import RELATIONS, Relation
 from securefd.errors import PrivacyError
 
@@ -84,6 +87,18 @@ def calibrate(
         log_noise += 5e-4
         slack = excess(log_noise, FINE)
     return math.exp(log_noise)
+
+
+def spent(charges: Sequence[Charge], delta: float, relation: Relation) -> float:
+    """Return an upper bound on epsilon of all ``charges``, decided before the first of them was made.
+
+    By PLD where every charge has one, else by Renyi curves.
+    """
+    events = [charge.event for charge in charges]
+    if all(event is not None for event in events):
+        return epsilon(compose(event for event in events if event is not None), delta, relation)
+    _check_delta(delta)
+    return rdp.epsilon(rdp.total(charges, relation), delta)
 
 
 def check_delta(delta: float, units: int) -> None:
@@ -156,11 +171,17 @@ def _simplified(leaf: Any) -> dp.DpEvent:
     if isinstance(leaf, dp.GaussianDpEvent):
         _check_noise(leaf.noise_multiplier)
         return leaf
+    if isinstance(leaf, dp.RandomizedResponseDpEvent):
+        if not (0 < leaf.noise_parameter <= 1 and leaf.num_buckets >= 2):
+            raise PrivacyError(f"randomised response needs noise > 0 and 2 classes, got {leaf}")
+        return leaf
     if isinstance(leaf, DiscreteLaplaceDpEvent):
         if not (0 < leaf.noise_parameter < math.inf and leaf.sensitivity >= 1):
             raise PrivacyError(f"discrete Laplace needs parameter > 0 and sensitivity >= 1, got {leaf}")
         return leaf
-    raise PrivacyError(f"{leaf} can't be accounted here; use Gaussian or discrete Laplace mechanisms")
+    raise PrivacyError(
+        f"{leaf} can't be accounted here; use Gaussian, discrete Laplace or randomised response mechanisms"
+    )
 
 
 def _check_noise(noise_multiplier: float) -> None:
@@ -185,14 +206,22 @@ def _epsilon(parts: Parts, delta: float, relation: Relation, cells: int) -> floa
 
 def _scale(parts: Sequence[tuple[dp.DpEvent, int]], delta: float) -> float:
     """Return a rough epsilon, which sizes the loss grid: only precision and time hang on it."""
-    rdp = RdpAccountant(_ORDERS)
+    accountant = RdpAccountant(_ORDERS)
     pure = 0.0
     for leaf, count in parts:
         if isinstance(leaf, DiscreteLaplaceDpEvent):
             pure += leaf.noise_parameter * leaf.sensitivity * count
+        elif isinstance(leaf, dp.RandomizedResponseDpEvent):
+            # e-DP has at most the divergences of a Gaussian that moves by e
+            accountant.compose(dp.GaussianDpEvent(1 / max(_ratio(leaf) * math.sqrt(count), 1e-6)))
         else:
-            rdp.compose(leaf, count)
-    return max(pure + float(rdp.get_epsilon(delta)), 1e-2)
+            accountant.compose(leaf, count)
+    return max(pure + float(accountant.get_epsilon(delta)), 1e-2)
+
+
+def _ratio(leaf: Any) -> float:
+    """Natural logarithm of the largest likelihood ratio of one randomised response."""
+    return math.log1p(leaf.num_buckets * (1 - leaf.noise_parameter) / leaf.noise_parameter)
 
 
 def _loss(leaf: Any, count: int, relation: Relation, interval: float) -> Any:
@@ -201,6 +230,15 @@ def _loss(leaf: Any, count: int, relation: Relation, interval: float) -> Any:
         moved = leaf.sensitivity * (2 if relation == "replace-one" else 1)
         return pld.from_discrete_laplace_mechanism(
             leaf.noise_parameter, moved, value_discretization_interval=interval
+        ).self_compose(count)
+    if isinstance(leaf, dp.RandomizedResponseDpEvent):
+        if relation != "replace-one":
+            raise PrivacyError(
+                f"randomised response is accounted for relation replace-one only, got {relation!r}: an "
+                "answer that isn't given shows"
+            )
+        return pld.from_randomized_response(
+            leaf.noise_parameter, leaf.num_buckets, value_discretization_interval=interval
         ).self_compose(count)
     if isinstance(leaf, dp.GaussianDpEvent):
         # Gaussians compose exactly into one of sqrt(count) times the sensitivity.

@@ -1,7 +1,11 @@
 """What one private access costs, as it is written to a ledger: small, exact, closed.
 
-A charge holds the mechanism's public parameters. Its noise is stated against what one record
-contributes, so it is the same under every neighbouring relation; the accounting applies the relation.
+A charge holds the mechanism's public parameters, and no relation: the accounting applies that. Where a sum
+moves under ``replace-one`` twice as far as under ``add-or-remove``, what one unit contributes says it all;
+where it doesn't, a `Sensitivity` holds both.
+
+``event`` is what ``dp-accounting`` composes by privacy loss distributions (PLD), or None for a mechanism of
+which only a Renyi curve is proven (`securefd.defenses.rdp`).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import dp_accounting as dp
 import msgspec
 from dp_accounting.dp_event import DiscreteLaplaceDpEvent
 
+from securefd.defenses.sensitivity import Sensitivity
 from securefd.errors import PrivacyError
 
 
@@ -41,6 +46,10 @@ class PoissonGaussian(
         step = dp.PoissonSampledDpEvent(self.sampling_rate, dp.GaussianDpEvent(self.noise_multiplier))
         return dp.SelfComposedDpEvent(step, self.steps)
 
+    def __str__(self) -> str:
+        rate, noise = f"{self.sampling_rate:.3g}", f"{self.noise_multiplier:.3g}"
+        return f"DP-SGD in parts, at sampling rate {rate} and noise multiplier {noise}"
+
 
 class DiscreteLaplace(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="discrete_laplace"
@@ -64,5 +73,125 @@ class DiscreteLaplace(
         """The same for ``dp-accounting``."""
         return DiscreteLaplaceDpEvent(self.parameter, self.sensitivity)
 
+    def __str__(self) -> str:
+        return f"class counts with discrete Laplace noise, parameter {self.parameter:.3g}"
 
-Charge = PoissonGaussian | DiscreteLaplace
+
+class DiscreteGaussian(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="discrete_gaussian"
+):
+    """One vector of integers, with N_Z(0, variance) on every entry, independent, from one party.
+
+    Canonne, Kamath, Steinke 2020: P(x) proportional to exp(-x^2 / (2 variance)).
+    """
+
+    variance: float
+    sensitivity: Sensitivity
+
+    def __post_init__(self) -> None:
+        _check_variance(self.variance)
+
+    @property
+    def event(self) -> None:
+        """None: which shift of a vector is the worst isn't known; its Renyi curve is."""
+        return
+
+    def __str__(self) -> str:
+        return f"discrete Gaussian noise, standard deviation {math.sqrt(self.variance):.3g} grid steps"
+
+
+class GaussianShares(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="gaussian_shares"
+):
+    """One sum of ``entries`` integers, with ``shares`` independent N_Z(0, variance) on every entry.
+
+    ``shares``: how many the observer doesn't know. Their sum isn't quite a discrete Gaussian, which is
+    charged.
+    """
+
+    variance: float
+    shares: int
+    entries: int
+    sensitivity: Sensitivity
+
+    def __post_init__(self) -> None:
+        _check_variance(self.variance)
+        for name in ("shares", "entries"):
+            if not getattr(self, name) >= 1:
+                raise PrivacyError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def event(self) -> None:
+        """None: only a Renyi curve is proven."""
+        return
+
+    def __str__(self) -> str:
+        deviation = math.sqrt(self.variance * self.shares)
+        return (
+            f"{self.shares} shares of discrete Gaussian noise, standard deviation {deviation:.3g} grid steps "
+            "together"
+        )
+
+
+class Skellam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skellam"):
+    """One vector of integers, with Skellam noise on every entry, ``variance`` of all unknown shares together.
+
+    The difference of two Poisson variables of mean variance / 2; sums of such noise are such noise.
+    """
+
+    variance: float
+    sensitivity: Sensitivity
+
+    def __post_init__(self) -> None:
+        _check_variance(self.variance)
+
+    @property
+    def event(self) -> None:
+        """None: only a Renyi curve is proven."""
+        return
+
+    def __str__(self) -> str:
+        return f"Skellam noise, standard deviation {math.sqrt(self.variance):.3g} grid steps"
+
+
+class RandomisedResponse(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="randomised_response"
+):
+    """``answers`` labels, each kept with probability 1 - ``noise``, else drawn anew among all ``classes``.
+
+    Each answer may be anything else where the unit is another one: only ``replace-one`` is defined.
+    """
+
+    classes: int
+    noise: float
+    answers: int
+
+    def __post_init__(self) -> None:
+        if not self.classes >= 2:
+            raise PrivacyError(f"classes must be at least 2, got {self.classes}")
+        if not 0 < self.noise <= 1:
+            raise PrivacyError(f"noise must be > 0 and <= 1, got {self.noise}")
+        if not self.answers >= 1:
+            raise PrivacyError(f"answers must be at least 1, got {self.answers}")
+
+    @property
+    def ratio(self) -> float:
+        """Natural logarithm of the largest likelihood ratio of one answer."""
+        return math.log1p(self.classes * (1 - self.noise) / self.noise)
+
+    @property
+    def event(self) -> dp.DpEvent:
+        """The same for ``dp-accounting``."""
+        return dp.SelfComposedDpEvent(dp.RandomizedResponseDpEvent(self.noise, self.classes), self.answers)
+
+    def __str__(self) -> str:
+        kept = f"{1 - self.noise:.3g}"
+        return f"randomised response, each of {self.answers} labels kept with probability {kept}"
+
+
+Charge = PoissonGaussian | DiscreteLaplace | DiscreteGaussian | GaussianShares | Skellam | RandomisedResponse
+
+
+def _check_variance(variance: float) -> None:
+    if not 0 < variance < math.inf:
+        raise PrivacyError(f"variance must be > 0 and finite, got {variance}")

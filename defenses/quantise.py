@@ -24,12 +24,16 @@ MAX_BITS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A part of an answer: its name, shape and public bounds, the same for all clients."""
+    """A part of an answer: its name, shape and public bounds, the same for all clients.
+
+    ``simplex``: each row, along the last axis, is non-negative and adds up to at most ``high``; low is 0.
+    """
 
     name: str
     shape: tuple[int, ...]
     low: float
     high: float
+    simplex: bool = False
 
     def __post_init__(self) -> None:
         width = self.high - self.low
@@ -39,6 +43,8 @@ class Block:
             )
         if any(length < 0 for length in self.shape):
             raise SealingError(f"{self.name}: lengths must be >= 0, got shape {self.shape}")
+        if self.simplex and not (self.low == 0 and self.shape):
+            raise SealingError(f"{self.name}: rows of a simplex must start from 0, got low = {self.low}")
 
     @property
     def size(self) -> int:

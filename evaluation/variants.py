@@ -7,7 +7,6 @@ from pathlib import Path
 
 from securefd.defenses import accounting
 from securefd.defenses.charges import Charge as Cost
-from securefd.defenses.charges import PoissonGaussian
 from securefd.defenses.claims import Claim, Guarantee
 from securefd.defenses.ledger import Charged, Ledger
 from securefd.errors import ReportError
@@ -151,29 +150,19 @@ def _ledgers(run: Run) -> Iterator[report.Charge]:
 def _charges(holder: str, charged: Sequence[Charged], promised: Guarantee) -> Iterator[report.Charge]:
     kinds: dict[str, list[Cost]] = {}
     for each in charged:
-        kinds.setdefault(_kind(each.charge), []).append(each.charge)
+        kinds.setdefault(str(each.charge), []).append(each.charge)
     if len(kinds) > 1:
         kinds["everything, composed"] = [each.charge for each in charged]
     for kind, costs in kinds.items():
-        event = accounting.compose(cost.event for cost in costs)
         yield report.Charge(
             holder=holder,
             event=kind,
             count=len(costs),
             unit=promised.unit,
             relation=promised.relation,
-            epsilon=accounting.epsilon(event, promised.delta, promised.relation),
+            epsilon=accounting.spent(costs, promised.delta, promised.relation),
             delta=promised.delta,
         )
-
-
-def _kind(cost: Cost) -> str:
-    if isinstance(cost, PoissonGaussian):
-        return (
-            f"DP-SGD in parts, at sampling rate {cost.sampling_rate:.3g} and noise multiplier "
-            f"{cost.noise_multiplier:.3g}"
-        )
-    return f"class counts with discrete Laplace noise, parameter {cost.parameter:.3g}"
 
 
 def _finding(each: found.Finding) -> report.Finding:

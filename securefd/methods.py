@@ -289,11 +289,11 @@ def _probabilities(own: Own) -> Floats:
 
 
 def _unit_block(n_queries: int, n_classes: int, options: Options) -> tuple[Block, ...]:
-    return (Block(name="probabilities", shape=(n_queries, n_classes), low=0.0, high=1.0),)
+    return (Block(name="probabilities", shape=(n_queries, n_classes), low=0.0, high=1.0, simplex=True),)
 
 
 def _vote_block(n_queries: int, n_classes: int, options: Options) -> tuple[Block, ...]:
-    return (Block(name="votes", shape=(n_queries, n_classes), low=0.0, high=1.0),)
+    return (Block(name="votes", shape=(n_queries, n_classes), low=0.0, high=1.0, simplex=True),)
 
 
 def _logit_block(n_queries: int, n_classes: int, options: Options) -> tuple[Block, ...]:
@@ -304,7 +304,7 @@ def _logit_block(n_queries: int, n_classes: int, options: Options) -> tuple[Bloc
 def _counted_blocks(n_queries: int, n_classes: int, options: Options) -> tuple[Block, ...]:
     bound = float(options.count_bound)
     return (
-        Block(name="weighted probabilities", shape=(n_queries, n_classes), low=0.0, high=bound),
+        Block(name="weighted probabilities", shape=(n_queries, n_classes), low=0.0, high=bound, simplex=True),
         Block(name="class counts", shape=(n_classes,), low=0.0, high=bound),
     )
 
