@@ -75,13 +75,18 @@ def quantise(arrays: Sequence[NDArray[np.float64]], blocks: Sequence[Block], bit
     ``SealingError`` for a wrong number or shape of arrays, NaN, or a value out of its block's bounds.
     """
     check_bits(bits)
-    if len(arrays) != len(blocks):
-        raise SealingError(f"{len(blocks)} blocks need as many arrays, got {len(arrays)}")
-    parts = [_to_grid(array, block, bits) for array, block in zip(arrays, blocks, strict=True)]
+    parts = [np.rint(unit * ((1 << bits) - 1)).astype(np.int64) for unit in scaled(arrays, blocks)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _to_grid(array: NDArray[np.float64], block: Block, bits: int) -> NDArray[np.int64]:
+def scaled(arrays: Sequence[NDArray[np.float64]], blocks: Sequence[Block]) -> list[NDArray[np.float64]]:
+    """Map each block's values to [0, 1], flattened. ``SealingError`` as in `quantise`."""
+    if len(arrays) != len(blocks):
+        raise SealingError(f"{len(blocks)} blocks need as many arrays, got {len(arrays)}")
+    return [_unit(array, block) for array, block in zip(arrays, blocks, strict=True)]
+
+
+def _unit(array: NDArray[np.float64], block: Block) -> NDArray[np.float64]:
     if array.shape != block.shape:
         raise SealingError(f"{block.name} must have shape {block.shape}, got {array.shape}")
     values = np.asarray(array, dtype=np.float64).ravel()
@@ -93,16 +98,17 @@ def _to_grid(array: NDArray[np.float64], block: Block, bits: int) -> NDArray[np.
         raise SealingError(
             f"{block.name} must be in [{block.low}, {block.high}], got {wrong}; clip it before"
         )
-    unit = (np.clip(values, block.low, block.high) - block.low) / width
-    return np.rint(unit * ((1 << bits) - 1)).astype(np.int64)
+    unit: NDArray[np.float64] = (np.clip(values, block.low, block.high) - block.low) / width
+    return unit
 
 
 def dequantise_sum(
-    total: NDArray[np.int64], blocks: Sequence[Block], bits: int, n_clients: int
+    total: NDArray[np.int64], blocks: Sequence[Block], bits: int, n_clients: int, beyond: int = 0
 ) -> tuple[NDArray[np.float64], ...]:
     """Turn the sum of ``n_clients`` quantised vectors, ``(d,)``, back into the sum of their arrays.
 
-    Each value is within ``n_clients * (high - low) / (2**bits - 1) / 2`` of the sum of the real values.
+    ``beyond``: how far noise may carry a sum out of its range, in grid steps. Without noise each value is
+    within ``n_clients * (high - low) / (2**bits - 1) / 2`` of the sum of the real values.
     ``SealingError`` where ``total`` can't be such a sum.
     """
     check_bits(bits)
@@ -112,9 +118,10 @@ def dequantise_sum(
         raise SealingError(f"n_clients must be >= 1, got {n_clients}")
     if total.dtype != np.int64 or total.shape != (size,):
         raise SealingError(f"the sum must be int64 of shape ({size},), got {total.dtype} of {total.shape}")
-    if size and (total.min() < 0 or total.max() > n_clients * levels):
+    if size and (total.min() < -beyond or total.max() > n_clients * levels + beyond):
         raise SealingError(
-            f"the sum of {n_clients} vectors of {bits} bits must be in [0, {n_clients * levels}]"
+            f"the sum of {n_clients} vectors of {bits} bits must be in [{-beyond}, "
+            f"{n_clients * levels + beyond}], got {total.min()}..{total.max()}"
         )
     ends = np.cumsum([0, *(block.size for block in blocks)])
     return tuple(

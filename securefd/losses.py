@@ -42,6 +42,16 @@ def kl(logits: Tensor, target_probabilities: Tensor, temperature: float = 1.0) -
     return temperature**2 * (torch.xlogy(teacher, teacher) - teacher * predicted).sum(dim=-1)
 
 
+def squared(logits: Tensor, target: Tensor) -> Tensor:
+    """Return Σ_c (softmax(logits)_c - target_c)²: the Brier score.
+
+    ``target``: ``(..., C)``, any numbers whose mean is a probability vector, such as probabilities with noise,
+    negative ones too. The loss is least, on average, at that mean, whatever the noise is, so that a student
+    averages noise out over many inputs.
+    """
+    return (softmax(logits, dim=-1) - target).square().sum(dim=-1)
+
+
 def l1(logits: Tensor, target_logits: Tensor) -> Tensor:
     """Return the mean over classes of |logits - target| (FedMD's digest)."""
     return (logits - target_logits).abs().mean(dim=-1)
@@ -73,6 +83,10 @@ def _cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor
     return cross_entropy(logits, target)
 
 
+def _squared(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    return squared(logits, target)
+
+
 def _l1(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     return l1(logits, target)
 
@@ -81,4 +95,10 @@ def _distance(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     return distance(logits, target)
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": _cross_entropy, "kl": kl, "l1": _l1, "distance": _distance}
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": _cross_entropy,
+    "kl": kl,
+    "squared": _squared,
+    "l1": _l1,
+    "distance": _distance,
+}

@@ -412,6 +412,17 @@ _ROWS = (
         options=Options(),
         grid_bits=_one_bit,
     ),
+    Method(  # this project's: what is added up is all that the loss needs, so noise averages out in it
+        name="votes",
+        exchanged="top classes",
+        blocks=_vote_block,
+        answer=_answer_top_class,
+        combine=_combine_mean,
+        loss="squared",
+        uses=frozenset(),
+        options=Options(),
+        grid_bits=_one_bit,
+    ),
     Method(  # this project's: weights and local training undo each client's label skew
         name="balanced",
         exchanged="class probabilities weighted by class counts, and the counts",

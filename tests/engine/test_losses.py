@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from securefd.losses import LOSSES, balanced_cross_entropy, cross_entropy, distance, kl, l1
+from securefd.losses import LOSSES, balanced_cross_entropy, cross_entropy, distance, kl, l1, squared
 
 ANY = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(3, 4, 5, generator=ANY, dtype=torch.float64)
@@ -30,6 +30,29 @@ def test_cross_entropy_of_a_hard_target_is_minus_the_log_of_its_probability() ->
     target = one_hot(torch.tensor([2, 0]), 3).double()
     logits = torch.stack([logs(0.5, 0.3, 0.2), logs(0.5, 0.3, 0.2)])
     assert cross_entropy(logits, target).tolist() == pytest.approx([-math.log(0.2), -math.log(0.5)])
+
+
+def test_squared_error_of_probabilities() -> None:
+    # (.5 - .8)^2 + (.25 - .3)^2 + (.25 + .1)^2
+    assert squared(logs(0.5, 0.25, 0.25), row(0.8, 0.3, -0.1)).item() == pytest.approx(0.215)
+
+
+def test_squared_error_is_least_at_the_mean_of_noisy_targets() -> None:
+    mean, generator = row(0.6, 0.3, 0.1), torch.Generator().manual_seed(1)
+    noisy = mean + 3 * torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=100)
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = squared(logits, noisy).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    found = torch.softmax(logits.detach(), dim=-1)
+    assert (found - mean).abs().max() < 0.05
+    assert abs(noisy.argmax(-1).eq(0).double().mean() - 0.6) > 0.1  # a vote on each would be far off
 
 
 def test_kl_has_the_teacher_first() -> None:

@@ -312,4 +312,8 @@ def test_the_table_says_what_it_needs() -> None:
     assert METHODS["balanced"].private_quantities == ("class counts",)
     robust = [name for name, row in METHODS.items() if row.individual]
     assert robust == ["median", "trimmed", "geometric", "cronus", "expguard"]
-    assert [row.name for row in METHODS.values() if row.grid_bits(Options(bits=5))] == ["cfd", "fedct"]
+    assert [row.name for row in METHODS.values() if row.grid_bits(Options(bits=5))] == [
+        "cfd",
+        "fedct",
+        "votes",
+    ]
