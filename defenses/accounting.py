@@ -57,12 +57,12 @@ def epsilon(event: dp.DpEvent, delta: float, relation: Relation) -> float:
 
 
 def calibrate(
-    make_event: Callable[[float], dp.DpEvent], epsilon: float, delta: float, relation: Relation
+    make: Callable[[float], Sequence[Charge]], epsilon: float, delta: float, relation: Relation
 ) -> float:
-    """Return the least noise (to about 0.5%) whose event costs at most ``epsilon`` at ``delta``.
+    """Return the least noise (to about 0.5%) whose charges cost at most ``epsilon`` at ``delta``.
 
-    ``make_event`` turns a positive noise into an event, and more noise must cost less. The result never
-    exceeds the target by this module's ``epsilon``. Raises PrivacyError where no noise up to 10^6 is enough.
+    ``make`` turns a positive noise into charges, and more noise must cost less. The result never exceeds the
+    target by this module's ``spent``. Raises PrivacyError where no noise up to 10^6 is enough.
     """
     if not 0 < epsilon < math.inf:
         raise PrivacyError(f"epsilon must be > 0 and finite, got {epsilon}")
@@ -70,8 +70,8 @@ def calibrate(
     _check_relation(relation)
 
     def excess(log_noise: float, cells: int) -> float:
-        spent = _epsilon(_parts(make_event(math.exp(log_noise))), delta, relation, cells)
-        return math.log(max(spent, 1e-12) / epsilon)
+        found = _spent(make(math.exp(log_noise)), delta, relation, cells)
+        return math.log(min(max(found, 1e-12), HOPELESS) / epsilon)
 
     low, high = _bracket(lambda log_noise: excess(log_noise, COARSE), epsilon)
     log_noise = float(brentq(excess, low, high, args=(COARSE,), xtol=2e-4, rtol=1e-6))
@@ -94,10 +94,16 @@ def spent(charges: Sequence[Charge], delta: float, relation: Relation) -> float:
 
     By PLD where every charge has one, else by Renyi curves.
     """
+    _check_delta(delta)
+    _check_relation(relation)
+    return _spent(charges, delta, relation, FINE)
+
+
+def _spent(charges: Sequence[Charge], delta: float, relation: Relation, cells: int) -> float:
     events = [charge.event for charge in charges]
     if all(event is not None for event in events):
-        return epsilon(compose(event for event in events if event is not None), delta, relation)
-    _check_delta(delta)
+        event = compose(event for event in events if event is not None)
+        return _epsilon(_parts(event), delta, relation, cells)
     return rdp.epsilon(rdp.total(charges, relation), delta)
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from dp_accounting import dp_event as dp
 from numpy.typing import NDArray
 from torch import Tensor
 
 from securefd.cohort import log_prior
 from securefd.config import PrivacyConfig
 from securefd.defenses import accounting, dpsgd
+from securefd.defenses.charges import Charge
 from securefd.defenses.claims import Guarantee
 from securefd.defenses.dpsgd import DpSgd
 from securefd.defenses.noise import CountNoise
@@ -93,13 +93,13 @@ def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
             sampling_rate=rate, noise_multiplier=noise, clip=privacy.clip, steps=recipe.settings.local_steps
         )
 
-    def cost(event: dp.DpEvent) -> float:
-        return accounting.epsilon(event, privacy.delta, privacy.relation)
+    def cost(charges: Sequence[Charge]) -> float:
+        return accounting.spent(charges, privacy.delta, privacy.relation)
 
     asked = privacy.epsilon
     if asked is None:
         assert privacy.noise is not None
-        asked = cost(mechanism(privacy.noise).event)
+        asked = cost([mechanism(privacy.noise).charge])
         if not asked < math.inf:
             raise PrivacyError(
                 f"privacy.noise must be enough for a finite epsilon, got {privacy.noise} for {size} records; "
@@ -111,20 +111,20 @@ def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
         else None
     )
 
-    def event(noise: float) -> dp.DpEvent:
-        training = mechanism(noise).event
-        return training if counts is None else accounting.compose([counts.charge.event, training])
+    def charges(noise: float) -> list[Charge]:
+        training = mechanism(noise).charge
+        return [training] if counts is None else [counts.charge, training]
 
     noise = privacy.noise
     if noise is None:
-        noise = accounting.calibrate(event, asked, privacy.delta, privacy.relation)
+        noise = accounting.calibrate(charges, asked, privacy.delta, privacy.relation)
     return PrivatePlan(
         mechanism=mechanism(noise),
         expected_batch=rate * size,
         learning_rate=privacy.learning_rate,
         counts=counts,
         guarantee=Guarantee(
-            epsilon=cost(event(noise)) if privacy.epsilon is None else privacy.epsilon,
+            epsilon=cost(charges(noise)) if privacy.epsilon is None else privacy.epsilon,
             delta=privacy.delta,
             unit=privacy.unit,
             relation=privacy.relation,

@@ -10,7 +10,9 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from securefd.defenses.accounting import calibrate, check_delta, compose, epsilon
+from securefd.defenses.accounting import calibrate, check_delta, compose, epsilon, spent
+from securefd.defenses.charges import DiscreteGaussian, DiscreteLaplace, PoissonGaussian
+from securefd.defenses.sensitivity import Sensitivity
 from securefd.errors import PrivacyError
 
 BOTH = ("add-or-remove", "replace-one")
@@ -129,32 +131,49 @@ def test_nothing_costs_nothing_and_next_to_no_noise_costs_infinity():
 )
 def test_calibration_meets_the_target_closely_and_never_exceeds_it(rate, steps, target, relation):
     def make(noise):
-        return subsampled(rate, noise, steps)
+        return [PoissonGaussian(sampling_rate=rate, noise_multiplier=noise, steps=steps)]
 
     noise = calibrate(make, target, DELTA, relation)
-    assert 0.99 * target <= epsilon(make(noise), DELTA, relation) <= target
+    assert 0.99 * target <= spent(make(noise), DELTA, relation) <= target
+
+
+@pytest.mark.parametrize("target", [0.1, 1.0, 8.0, 40.0])
+def test_calibration_of_integer_noise_meets_the_target_too(target):
+    some = Sensitivity(added=100, replaced=200, added_l1=100, replaced_l1=200)
+
+    def make(noise):
+        return [DiscreteGaussian(variance=noise**2 * 200, sensitivity=some)] * 3
+
+    noise = calibrate(make, target, DELTA, "replace-one")
+    assert 0.995 * target <= spent(make(noise), DELTA, "replace-one") <= target
 
 
 def test_calibration_takes_what_is_already_spent_into_account():
-    spent = DiscreteLaplaceDpEvent(0.5, 1)
-    alone = calibrate(lambda noise: subsampled(0.5, noise, 60), 8.0, DELTA, "replace-one")
-    beside = calibrate(lambda noise: compose([subsampled(0.5, noise, 60), spent]), 8.0, DELTA, "replace-one")
+    before = DiscreteLaplace(parameter=0.5, sensitivity=1)
+
+    def training(noise):
+        return PoissonGaussian(sampling_rate=0.5, noise_multiplier=noise, steps=60)
+
+    alone = calibrate(lambda noise: [training(noise)], 8.0, DELTA, "replace-one")
+    beside = calibrate(lambda noise: [training(noise), before], 8.0, DELTA, "replace-one")
     assert beside > alone
+
+
+def gaussian(noise):
+    return PoissonGaussian(sampling_rate=1.0, noise_multiplier=noise, steps=1)
 
 
 def test_a_target_that_no_noise_can_meet_is_refused():
     with pytest.raises(PrivacyError, match="can't be met"):
-        calibrate(
-            lambda noise: compose([dp.GaussianDpEvent(noise), dp.GaussianDpEvent(1.0)]), 1.0, DELTA, BOTH[0]
-        )
+        calibrate(lambda noise: [gaussian(noise), gaussian(1.0)], 1.0, DELTA, BOTH[0])
     with pytest.raises(PrivacyError, match="without noise"):
-        calibrate(lambda noise: dp.GaussianDpEvent(1e3), 1.0, DELTA, BOTH[0])
+        calibrate(lambda noise: [gaussian(1e3)], 1.0, DELTA, BOTH[0])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
 def test_bad_targets_and_noises_are_refused(bad):
     with pytest.raises(PrivacyError, match="epsilon must be"):
-        calibrate(dp.GaussianDpEvent, bad, DELTA, "replace-one")
+        calibrate(lambda noise: [gaussian(noise)], bad, DELTA, "replace-one")
     with pytest.raises(PrivacyError, match="delta must be"):
         epsilon(dp.GaussianDpEvent(1.0), bad, "replace-one")
     with pytest.raises(PrivacyError, match="noise_multiplier must be"):

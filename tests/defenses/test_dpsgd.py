@@ -255,7 +255,7 @@ def test_it_learns_from_fifty_records_and_leaves_a_plain_module(name):
     def planned(noise):
         return mechanism(sampling_rate=0.5, noise_multiplier=noise, steps=40)
 
-    noise = calibrate(lambda noise: planned(noise).event, 20.0, 1e-3, "add-or-remove")
+    noise = calibrate(lambda noise: [planned(noise).charge], 20.0, 1e-3, "add-or-remove")
     entropy = np.random.default_rng(5).bytes  # one draw that is known to learn: the noise isn't on trial
     assert train(module, x, y, mechanism=planned(noise), learning_rate=0.5, _entropy=entropy) == 40
     assert epsilon(planned(noise).event, 1e-3, "add-or-remove") <= 20.0

@@ -56,14 +56,14 @@ def test_rounds_cost_exactly_what_the_calibrated_schedule_cost(path):
         return PoissonGaussian(sampling_rate=0.5, noise_multiplier=noise, steps=steps)
 
     def whole(noise):
-        return accounting.compose([schedule(noise, 50).event, COUNTS.event])
+        return [schedule(noise, 50), COUNTS]
 
     noise = accounting.calibrate(whole, 8.0, 1e-5, "add-or-remove")
     with Ledger.open(path, BUDGET) as book:
         book.charge(COUNTS, "counts")
         for number in range(5):
             spent = book.charge(schedule(noise, 10), f"round {number}")
-        assert spent.epsilon == accounting.epsilon(whole(noise), 1e-5, "add-or-remove")
+        assert spent.epsilon == accounting.spent(whole(noise), 1e-5, "add-or-remove")
         with pytest.raises(BudgetExceeded):
             book.charge(schedule(noise, 1), "one step more")
 
