@@ -18,7 +18,7 @@ QUERIES = 10_000
 CLASSES = 10
 SHAPE = (1, 28, 28)
 FIXED = ("balanced", "dsfl", "dsfl-power", "feddf", "fedmd", "fd")
-SEALINGS = ("plain", "masked", "homomorphic")
+SEALINGS = ("plain", "masked", "homomorphic", "masked+homomorphic")
 MODEL = "cnn"
 
 
@@ -39,7 +39,8 @@ def upload(method: str, sealing: str, queries: int) -> int:
     import numpy as np
 
     from securefd.defenses.neighbourhood import choose
-    from securefd.defenses.sealing import make_sealing, value_bits
+    from securefd.defenses.sealed import make_sealing
+    from securefd.defenses.sealing import value_bits
     from securefd.methods import method_named
 
     row = method_named(method)

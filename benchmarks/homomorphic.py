@@ -70,6 +70,7 @@ def _ours(values: int, repeats: int) -> tuple[dict[str, Callable[[], object]], i
     )
     from securefd.defenses.homomorphic import HomomorphicClient, KeyHolder
     from securefd.defenses.identity import Identity
+    from securefd.defenses.sealing import NO_QUESTION
 
     bits = value_bits(CLIENTS)
     vector = np.random.default_rng(0).integers(0, 1 << bits, values)
@@ -78,12 +79,14 @@ def _ours(values: int, repeats: int) -> tuple[dict[str, Callable[[], object]], i
     client = HomomorphicClient(identities[0], [identity.public for identity in identities], holder.public)
     key_holder = KeyHolder(holder, Identity.generate().public, CLIENTS)
     session = bytes(16)
-    contexts = [key_holder.context(session, number) for number in range(repeats + 1)]
+    contexts = [key_holder.context(session, number, NO_QUESTION) for number in range(repeats + 1)]
     rounds = iter(range(repeats + 1))
 
     def upload() -> bytes:
         number = next(rounds)
-        return client.upload(contexts[number], vector, session=session, round=number, bits=bits)
+        return client.upload(
+            contexts[number], vector, session=session, round=number, question=NO_QUESTION, bits=bits
+        )
 
     key = SecretKey.generate()
     public = PublicKey.load(key.public)

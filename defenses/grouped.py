@@ -69,6 +69,7 @@ class GroupedSealing:
         vectors: Sequence[Vector],
         bits: int,
         question: bytes = NO_QUESTION,
+        noise: Sequence[Vector] | None = None,
     ) -> Opened:
         """See ``Sealing.run_round``. The sums of the groups are ``groups``; ``total`` adds them up.
 
@@ -77,8 +78,19 @@ class GroupedSealing:
         n_clients = sum(map(len, self._groups))
         if len(vectors) != n_clients:
             raise ProtocolError(f"a round needs the vectors of all {n_clients} clients, got {len(vectors)}")
+
+        def of(group: tuple[int, ...], every: Sequence[Vector]) -> list[Vector]:
+            return [every[client] for client in group]
+
         opened = [
-            sealing.run_round(session, round, [vectors[client] for client in group], bits, question)
+            sealing.run_round(
+                session,
+                round,
+                of(group, vectors),
+                bits,
+                question,
+                None if noise is None else of(group, noise),
+            )
             for group, sealing in zip(self._groups, self._inner, strict=True)
         ]
         sums = tuple(
@@ -92,7 +104,6 @@ class GroupedSealing:
             groups=sums,
             up=self._by_client([each.up for each in opened]),
             down=self._by_client([each.down for each in opened]),
-            seen=tuple("group sums" if name == "sum" else name for name in opened[0].seen),
         )
 
     def _by_client(self, figures: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ What is promised, and to whom:
 - Against the key holder: it sees ciphertexts' sum only. Together with the server it sees every answer.
 - Against other clients: a client sees the public context only.
 - Against the network: nothing is parsed before its signature was verified, for one session, round, stage,
-  sender and key.
+  sender, key and question. The key holder signs what it opened, for the very sum that it was asked for.
 - The sum itself is not private; only noise protects what the sum reveals.
 - Clients may drop out at any time. The server adds what has come, at least ``threshold`` clients' uploads,
   and says whose they are; the key holder refuses a sum over fewer, and a client refuses a key holder that
@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from securefd.defenses.bfv import PART_BYTES, n_parts, pack, unpack, value_bits
+from securefd.defenses.bfv import PART_BYTES, Slots, n_parts, pack, unpack, value_bits
 from securefd.defenses.identity import (
     OVERHEAD,
     Identity,
@@ -46,11 +46,11 @@ from securefd.defenses.identity import (
     verify_message,
 )
 from securefd.defenses.quantise import check_grid
-from securefd.defenses.slots import Quorum, SlotClient, SlotKeyHolder, SlotServer
+from securefd.defenses.slots import OpenedSlots, Quorum, SlotClient, SlotKeyHolder, SlotServer
 from securefd.errors import ProtocolError, SealingError
-from securefd.messages import Ciphertexts, decode, encode
+from securefd.messages import Ciphertexts, EncryptedSum, decode, encode
 
-PROTOCOL = b"securefd/homomorphic/2"
+PROTOCOL = b"securefd/homomorphic/3"
 
 
 def _check_bits(bits: int, n_clients: int) -> None:
@@ -68,10 +68,14 @@ def _quorum(n_clients: int, threshold: int | None) -> Quorum:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenedSum:
-    """``total``: ``(d,)`` int64; ``contributors``: the positions of the clients it is over, ascending."""
+    """``total``: ``(d,)`` int64; ``contributors``: the positions of the clients it is over, ascending.
+
+    ``message``: the same, signed by the key holder for the server.
+    """
 
     total: NDArray[np.int64]
     contributors: tuple[int, ...]
+    message: bytes
 
 
 class HomomorphicClient:
@@ -100,24 +104,26 @@ class HomomorphicClient:
         *,
         session: bytes,
         round: int,  # noqa: A002
+        question: bytes,
         bits: int,
     ) -> bytes:
         """Run by the client. Returns the signed ciphertexts of ``vector``, the only thing that leaves it.
 
-        ``context``: the key holder's message for this session and round. ``vector``: ``(d,)`` int64 in
-        [0, 2**bits). ``ProtocolError`` unless the round is later than all others of the session.
+        ``context``: the key holder's message for this session, round and ``question``, the SHA-256 of what
+        this client was asked: its answer is added to answers to the same question only. ``vector``: ``(d,)``
+        int64 in [0, 2**bits). ``ProtocolError`` unless the round is later than all others of the session.
         """
         _check_bits(bits, len(self._pinned))
         check_grid(vector, bits)
-        sealed = self._slots.seal(context, pack(vector), session=session, round=round)
+        sealed = self._slots.seal(context, pack(vector), session=session, round=round, question=question)
         self._rounds.enter(session, round)
-        place = self._slots.quorum.context_place(session, round, self._slots.holder)
+        place = self._slots.quorum.context_place(session, round, self._slots.holder, question)
         body = encode(Ciphertexts(size=vector.size, parts=sealed))
         return sign_message(self._identity, _upload_place(place, context, self._pinned), self._position, body)
 
 
 class HomomorphicServer:
-    """Run by the server, one a round: ``add``. It needs no key: not even the public one.
+    """Run by the server, in each round: ``add``, then ``read``. It needs no key: not even the public one.
 
     ``threshold``: the fewest clients whose sum it hands to the key holder; default all of them.
     """
@@ -138,6 +144,7 @@ class HomomorphicServer:
         *,
         session: bytes,
         round: int,  # noqa: A002
+        question: bytes,
         size: int,
     ) -> bytes:
         """Run by the server: the uploads that came, in any order, to the signed sum for the key holder.
@@ -145,7 +152,7 @@ class HomomorphicServer:
         ``ProtocolError`` unless they are signed for this context by at least ``threshold`` clients, one
         each, with ``size`` values. Nothing is parsed before all signatures were verified.
         """
-        place = self._slots.quorum.context_place(session, round, self._slots.holder)
+        place = self._slots.quorum.context_place(session, round, self._slots.holder, question)
         limit = n_parts(size) * PART_BYTES + OVERHEAD
         bodies: dict[int, bytes] = {}
         for upload in uploads:
@@ -163,9 +170,28 @@ class HomomorphicServer:
                     f"every upload must hold {size} values, and client {sender} sent {message.size}"
                 )
             sealed[sender] = message.parts
-        total = self._slots.add(context, sealed, session=session, round=round, size=size)
+        total = self._slots.add(context, sealed, session=session, round=round, question=question, size=size)
         self._rounds.enter(session, round)
         return total
+
+    def read(
+        self,
+        message: bytes,
+        asked: bytes,
+        context: bytes,
+        *,
+        session: bytes,
+        round: int,  # noqa: A002
+        question: bytes,
+        bits: int,
+    ) -> OpenedSum:
+        """Run by the server, last: the key holder's signed answer to ``asked``, what ``add`` returned.
+
+        ``ProtocolError`` unless the key holder signed it for that sum; ``SealingError`` if it can't be one of
+        values of ``bits`` bits.
+        """
+        opened = self._slots.read(message, asked, context, session=session, round=round, question=question)
+        return _unpacked(opened, bits)
 
 
 class KeyHolder:
@@ -180,9 +206,9 @@ class KeyHolder:
         self._n_clients = n_clients
         self._slots = SlotKeyHolder(identity, server, _quorum(n_clients, threshold))
 
-    def context(self, session: bytes, round: int) -> bytes:  # noqa: A002
+    def context(self, session: bytes, round: int, question: bytes) -> bytes:  # noqa: A002
         """Run by the key holder, first; see `SlotKeyHolder.context`."""
-        return self._slots.context(session, round)
+        return self._slots.context(session, round, question)
 
     def open(self, message: bytes, bits: int) -> OpenedSum:
         """Run by the key holder, last: the server's signed sum, opened; see `SlotKeyHolder.open`.
@@ -191,9 +217,24 @@ class KeyHolder:
         values of ``bits`` bits as there are contributors.
         """
         _check_bits(bits, self._n_clients)
-        opened = self._slots.open(message)
-        largest = len(opened.contributors) * ((1 << bits) - 1)
-        return OpenedSum(total=unpack(opened.slots, opened.size, largest), contributors=opened.contributors)
+
+        def check(slots: Slots, total: EncryptedSum) -> None:
+            unpack(slots, total.size, _largest(total.contributors, bits))
+
+        return _unpacked(self._slots.open(message, check), bits)
+
+
+def _unpacked(opened: OpenedSlots, bits: int) -> OpenedSum:
+    largest = _largest(opened.contributors, bits)
+    return OpenedSum(
+        total=unpack(opened.slots, opened.size, largest),
+        contributors=opened.contributors,
+        message=opened.message,
+    )
+
+
+def _largest(contributors: tuple[int, ...], bits: int) -> int:
+    return len(contributors) * ((1 << bits) - 1)
 
 
 def _upload_place(place: Place, context: bytes, pinned: Sequence[bytes]) -> Place:

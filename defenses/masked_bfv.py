@@ -9,19 +9,22 @@ plaintexts, and encrypt by ``securefd.defenses.slots``; the server adds up ciphe
    does. What it sees, and returns, is uniform: each survivor's own mask is in it. The server takes the masks
    off, and checks bounds, which the key holder can't.
 
+The key holder's context is bound to the question, and the masked round to both (`under`), so that every
+message of a client covers the key that it encrypted under.
+
 Either layer hides what it hides without the other. Server and key holder together see masked uploads, as the
 server of a masked sum does; a server alone sees ciphertexts, also once it can remove masks.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from securefd.defenses.bfv import (
     PART_BYTES,
     PLAIN_MODULUS,
-    SLOTS,
     CiphertextSum,
     n_parts,
     pack,
@@ -31,9 +34,9 @@ from securefd.defenses.bfv import (
 from securefd.defenses.carriers import Vector
 from securefd.defenses.identity import Identity
 from securefd.defenses.prime_ring import apply
-from securefd.defenses.slots import OpenedSlots, Quorum, SlotClient, SlotServer
+from securefd.defenses.slots import Quorum, SlotClient, SlotServer
 from securefd.defenses.terms import CarrierName, Terms
-from securefd.errors import ProtocolError, SealingError
+from securefd.errors import SealingError
 
 
 def quorum_of(terms: Terms) -> Quorum:
@@ -57,12 +60,17 @@ def quorum_of(terms: Terms) -> Quorum:
     return Quorum(n_clients=n_clients, threshold=terms.threshold)
 
 
+def under(context: bytes, question: bytes) -> bytes:
+    """What a masked round whose values are encrypted is about: the question, and the key holder's message."""
+    return hashlib.sha256(question + hashlib.sha256(context).digest()).digest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class BfvSealer:
     """Run by a client, for one round: packs, masks, encrypts.
 
     ``holder``: the key holder's identity, as this client has pinned it. ``context``: what it sent for this
-    ``session`` and ``round``; any other is a ``ProtocolError`` when something is to be sealed.
+    ``session``, ``round`` and ``question``; any other is a ``ProtocolError`` when something is to be sealed.
     """
 
     terms: Terms
@@ -70,6 +78,7 @@ class BfvSealer:
     context: bytes
     session: bytes
     round: int
+    question: bytes
 
     def __post_init__(self) -> None:
         quorum_of(self.terms)
@@ -84,14 +93,16 @@ class BfvSealer:
         slots = pack(vector)
         apply(slots, added, subtracted, PLAIN_MODULUS)
         client = SlotClient(holder=self.holder, quorum=quorum_of(self.terms))
-        return client.seal(self.context, slots, session=self.session, round=self.round)
+        return client.seal(
+            self.context, slots, session=self.session, round=self.round, question=self.question
+        )
 
 
 class BfvAdder:
     """Run by the server, for one round: the running sum of ciphertexts, and what the key holder makes of it.
 
-    ``ask``: brings the signed encrypted sum to the key holder, and returns what its `SlotKeyHolder.open`
-    gives. ``server``: signs that sum. ``holder``: the key holder's identity.
+    ``ask``: brings the signed encrypted sum to the key holder, and returns the message in which that answers
+    (`SlotKeyHolder.open`). ``server``: signs that sum. ``holder``: the key holder's identity.
     """
 
     def __init__(
@@ -104,11 +115,12 @@ class BfvAdder:
         context: bytes,
         session: bytes,
         round: int,  # noqa: A002
-        ask: Callable[[bytes], OpenedSlots],
+        question: bytes,
+        ask: Callable[[bytes], bytes],
     ) -> None:
         self._terms, self._size, self._ask = terms, size, ask
         self._server = SlotServer(identity=server, holder=holder, quorum=quorum_of(terms))
-        self._context, self._session, self._round = context, session, round
+        self._context, self._session, self._round, self._question = context, session, round, question
         self._total = CiphertextSum(size)
 
     @property
@@ -133,19 +145,17 @@ class BfvAdder:
             tuple(clients),
             session=self._session,
             round=self._round,
+            question=self._question,
             size=self._size,
         )
-        opened = self._ask(message)
-        if (
-            opened.contributors != tuple(clients)
-            or opened.size != self._size
-            or opened.slots.shape != (n_parts(self._size), SLOTS)
-        ):
-            raise ProtocolError(
-                f"the key holder was asked for {self._size} values of clients {list(clients)}, and opened "
-                f"{opened.size} of {list(opened.contributors)} in slots of shape {opened.slots.shape}; start "
-                "a new round"
-            )
-        slots = opened.slots.copy()
+        opened = self._server.read(
+            self._ask(message),
+            message,
+            self._context,
+            session=self._session,
+            round=self._round,
+            question=self._question,
+        )
+        slots = opened.slots
         apply(slots, added, subtracted, PLAIN_MODULUS)
         return unpack(slots, self._size, len(clients) * self._terms.largest_value)

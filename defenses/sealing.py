@@ -1,22 +1,14 @@
 """The seam between the engine and what hides clients' answers: one round, vectors in, their sum out.
 
 Each sealing drives its client and server cores in one process by moving the very bytes that a network
-would, and counts them. Sums of one set of vectors are equal under all sealings.
-
-- ``PlainSealing`` promises nothing: the server sees every client's vector.
-- ``MaskedSealing``: what ``securefd.defenses.masks`` says. The server sees masked uploads and the sum.
-- ``HomomorphicSealing``: what ``securefd.defenses.homomorphic`` says. The server sees ciphertexts, and the
-  sum that the key holder opened for it.
-- ``MaskedHomomorphicSealing``: what ``securefd.defenses.masked_bfv`` says, both of these. The server sees
-  masked ciphertexts and the sum; the key holder sees a masked sum.
-
-In masked sums clients may drop out at every stage, down to the threshold; in the others all of them take part
-here, or the round ends with a typed error and nothing is opened.
+would, and counts them. Sums of one set of vectors are equal under all sealings. Here is what they have in
+common, and the one that promises nothing: under `PlainSealing` the server sees every client's vector. The
+others are in ``securefd.defenses.sealed``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -24,16 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securefd.defenses import bfv
-from securefd.defenses.carriers import Sealer
-from securefd.defenses.homomorphic import HomomorphicClient, HomomorphicServer, KeyHolder
-from securefd.defenses.identity import Identity
-from securefd.defenses.masked_bfv import BfvAdder, BfvSealer, quorum_of
-from securefd.defenses.masked_client import MaskedClient
-from securefd.defenses.masked_server import MaskedServer
-from securefd.defenses.neighbourhood import Neighbourhood
 from securefd.defenses.quantise import check_bits, check_grid
-from securefd.defenses.slots import SlotKeyHolder
-from securefd.defenses.terms import Terms
+from securefd.defenses.ring import Ring, narrowest, tail
 from securefd.errors import MessageError, ProtocolError, SealingError
 from securefd.messages import Answer, decode, encode
 
@@ -74,8 +58,7 @@ class Opened:
 
     ``total``: ``(d,)`` the sum over ``clients``, by position. ``individual``: each client's ``(d,)``, plain
     only. ``groups``: the sums that make the total, grouped only. ``up`` and ``down``: bytes that each client
-    sent and received *for sealing*; queries and consensus come on top. ``seen``: names of what the server
-    saw.
+    sent and received *for sealing*; queries and consensus come on top.
     """
 
     total: Vector
@@ -83,7 +66,6 @@ class Opened:
     individual: tuple[Vector, ...] | None
     up: tuple[int, ...]
     down: tuple[int, ...]
-    seen: tuple[str, ...]
     groups: tuple[PartialSum, ...] | None = None
 
     @property
@@ -92,6 +74,18 @@ class Opened:
         if self.individual is not None:
             return tuple(PartialSum(total=own, clients=(k,)) for k, own in enumerate(self.individual))
         return self.groups or (PartialSum(total=self.total, clients=self.clients),)
+
+
+Receiver = Literal["server", "keyholder", "client"]
+Record = Callable[[Receiver, int, str, bytes], None]
+"""``record(receiver, client, stage, message)``: called for every message, as it reaches ``receiver``.
+
+``client``: whose upload it is, or which client gets it; -1 where it is neither.
+"""
+
+
+def forget(receiver: Receiver, client: int, stage: str, message: bytes) -> None:
+    """Keep no record."""
 
 
 class Sealing(Protocol):
@@ -104,9 +98,11 @@ class Sealing(Protocol):
         vectors: Sequence[Vector],
         bits: int,
         question: bytes = NO_QUESTION,
+        noise: Sequence[Vector] | None = None,
     ) -> Opened:
         """Add up ``vectors``, one ``(d,)`` int64 in [0, 2**bits) a client, in roster order.
 
+        ``noise``: each client's share, ``(d,)`` int64, given exactly if the sealing was made for it.
         ``session``: 16 to 64 bytes, never used before for other vectors; ``round`` goes up within it.
         ``question``: SHA-256 of what was asked, to which masked vectors are bound, and no others.
         ``ProtocolError`` (or ``SealingError``, ``MessageError``) on any breach; nothing is opened then.
@@ -152,7 +148,29 @@ class FixedWidth:
         return np.frombuffer(data, dtype=self._word).astype(np.int64)
 
 
-def _check_vectors(vectors: Sequence[Vector], bits: int, n_clients: int | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class RingWords:
+    """Every value with its noise as a word of the narrowest ring that holds both, never cut off."""
+
+    bits: int
+    noise_deviation: float
+
+    def _ring(self, size: int) -> Ring:
+        return narrowest(bits=self.bits, n_clients=1, size=size, noise_deviation=self.noise_deviation)
+
+    def encode(self, vector: Vector, previous: Vector | None) -> bytes:
+        """Write ``vector``; what came before doesn't matter."""
+        return vector.astype(self._ring(vector.size).dtype).tobytes()
+
+    def decode(self, data: bytes, previous: Vector | None, size: int) -> Vector:
+        """Read ``size`` values."""
+        ring = self._ring(size)
+        if len(data) != size * ring.width:
+            raise MessageError(f"{size} values of {ring.width} bytes each, got {len(data)} bytes")
+        return ring.decode(np.frombuffer(data, dtype=ring.dtype), low=-tail(self.noise_deviation, size))
+
+
+def check_vectors(vectors: Sequence[Vector], bits: int, n_clients: int | None = None) -> int:
     """Return the common size of the vectors, one a client."""
     if n_clients is not None and len(vectors) != n_clients:
         raise ProtocolError(f"every one of {n_clients} clients must take part in a round, got {len(vectors)}")
@@ -163,14 +181,40 @@ def _check_vectors(vectors: Sequence[Vector], bits: int, n_clients: int | None =
     return vectors[0].size
 
 
+def check_noise(
+    noise: Sequence[Vector] | None, deviation: float, n_clients: int, size: int
+) -> Sequence[Vector] | None:
+    """Return each client's share of the noise; ``SealingError`` unless it is there exactly if agreed on."""
+    if (noise is None) == (deviation > 0):
+        given = "none" if noise is None else "some"
+        raise SealingError(
+            f"noise of standard deviation {deviation:g} was agreed on, and {given} was given; nothing was "
+            "sent"
+        )
+    if noise is not None and (
+        len(noise) != n_clients or any(s.dtype != np.int64 or s.shape != (size,) for s in noise)
+    ):
+        raise SealingError(f"every one of {n_clients} clients must give {size} int64 values of noise")
+    return noise
+
+
 class PlainSealing:
     """No sealing: the server sees every vector. ``codec``: default ``FixedWidth`` at the round's bits.
 
+    ``noise_deviation``: of the noise on each value of a vector, which then travels as `RingWords`.
     ``previous``: each client's last vector; a delta codec needs it. A resumed run passes it in.
     """
 
-    def __init__(self, codec: Codec | None = None, previous: Sequence[Vector] = ()) -> None:
+    def __init__(
+        self,
+        codec: Codec | None = None,
+        previous: Sequence[Vector] = (),
+        *,
+        noise_deviation: float = 0.0,
+        record: Record = forget,
+    ) -> None:
         self._codec = codec
+        self._deviation, self._record = noise_deviation, record
         self.previous = tuple(previous)
 
     def run_round(
@@ -180,21 +224,28 @@ class PlainSealing:
         vectors: Sequence[Vector],
         bits: int,
         question: bytes = NO_QUESTION,
+        noise: Sequence[Vector] | None = None,
     ) -> Opened:
         """See ``Sealing.run_round``. Nothing here is bound to ``question``: answers aren't even signed."""
-        size = _check_vectors(vectors, bits)
+        size = check_vectors(vectors, bits)
         if self.previous and len(self.previous) != len(vectors):
             raise ProtocolError(f"{len(self.previous)} clients took part before, now {len(vectors)}")
+        shares = check_noise(noise, self._deviation, len(vectors), size)
         codec = self._codec or FixedWidth(bits=bits)
+        if shares is not None:
+            vectors = [vector + share for vector, share in zip(vectors, shares, strict=True)]
+            codec = RingWords(bits=bits, noise_deviation=self._deviation)
         before: Sequence[Vector | None] = self.previous or [None] * len(vectors)
         messages = [
             encode(Answer(session=session, round=round, sender=k, values=codec.encode(vector, old)))
             for k, (vector, old) in enumerate(zip(vectors, before, strict=True))
         ]
         individual = []
-        for message, old in zip(messages, before, strict=True):
+        for k, (message, old) in enumerate(zip(messages, before, strict=True)):
+            self._record("server", k, "answer", message)
             decoded = codec.decode(decode(message, Answer).values, old, size)
-            check_grid(decoded, bits, size)
+            if shares is None:
+                check_grid(decoded, bits, size)
             individual.append(decoded)
         self.previous = tuple(individual)
         return Opened(
@@ -203,241 +254,4 @@ class PlainSealing:
             individual=self.previous,
             up=tuple(map(len, messages)),
             down=(0,) * len(messages),
-            seen=("answers", "sum"),
         )
-
-
-Attends = Callable[[str, int], bool]
-"""Whether a client still answers at a stage of a round; once it doesn't, it has dropped out of that round."""
-
-
-def _everyone(stage: str, client: int) -> bool:
-    return True
-
-
-class MaskedSealing:
-    """Masked sums among clients with these identities, in the order of ``terms``; one object serves a run."""
-
-    def __init__(self, identities: Sequence[Identity], terms: Terms, *, attends: Attends = _everyone) -> None:
-        self._terms, self._attends = terms, attends
-        self._clients = [MaskedClient(identity, terms) for identity in identities]
-
-    def run_round(
-        self,
-        session: bytes,
-        round: int,  # noqa: A002
-        vectors: Sequence[Vector],
-        bits: int,
-        question: bytes = NO_QUESTION,
-    ) -> Opened:
-        """See ``Sealing.run_round``."""
-        size = _check_masked(vectors, bits, self._terms)
-        server = MaskedServer(self._terms, session=session, round=round, question=question, size=size)
-        wire = _Wire(self._clients, server, self._attends)
-        return wire.play(
-            lambda client: client.advertise(session, round, question=question, size=size),
-            vectors,
-            seen=("masked uploads", "sum"),
-        )
-
-
-class MaskedHomomorphicSealing:
-    """Masked sums that are encrypted as well, with a server and a key holder; one object serves a run.
-
-    As ``HomomorphicSealing``, it shows the protocol, and no separation of trust.
-    """
-
-    def __init__(
-        self,
-        identities: Sequence[Identity],
-        terms: Terms,
-        server: Identity,
-        holder: Identity,
-        *,
-        attends: Attends = _everyone,
-    ) -> None:
-        self._terms, self._attends = terms, attends
-        self._server, self._pinned_holder = server, holder.public
-        self._holder = SlotKeyHolder(holder, server.public, quorum_of(terms))
-        self._clients = [MaskedClient(identity, terms) for identity in identities]
-
-    def run_round(
-        self,
-        session: bytes,
-        round: int,  # noqa: A002
-        vectors: Sequence[Vector],
-        bits: int,
-        question: bytes = NO_QUESTION,
-    ) -> Opened:
-        """See ``Sealing.run_round``."""
-        size = _check_masked(vectors, bits, self._terms)
-        context = self._holder.context(session, round)
-        adder = BfvAdder(
-            self._terms,
-            size,
-            server=self._server,
-            holder=self._pinned_holder,
-            context=context,
-            session=session,
-            round=round,
-            ask=self._holder.open,
-        )
-        sealer = BfvSealer(
-            terms=self._terms,
-            holder=self._pinned_holder,
-            context=context,
-            session=session,
-            round=round,
-        )
-        server = MaskedServer(
-            self._terms, session=session, round=round, question=question, size=size, adder=adder
-        )
-        wire = _Wire(self._clients, server, self._attends)
-        wire.deliver(context)
-        return wire.play(
-            lambda client: client.advertise(session, round, question=question, size=size),
-            vectors,
-            sealer=sealer,
-            seen=("masked ciphertexts", "sum"),
-        )
-
-
-def _check_masked(vectors: Sequence[Vector], bits: int, terms: Terms) -> int:
-    """Return the common size of the vectors, one a client, of as many bits as were agreed on."""
-    size = _check_vectors(vectors, bits, len(terms.pinned))
-    if bits != terms.bits:
-        raise SealingError(f"values of {terms.bits} bits were agreed on, got {bits}; make new terms")
-    return size
-
-
-class _Wire:
-    """Moves the messages of one round between clients and server, and counts their bytes."""
-
-    def __init__(self, clients: Sequence[MaskedClient], server: MaskedServer, attends: Attends) -> None:
-        self._clients, self._server, self._attends = clients, server, attends
-        self._present = list(range(len(clients)))
-        self.up, self.down = [0] * len(clients), [0] * len(clients)
-
-    def play(
-        self,
-        advertise: Callable[[MaskedClient], bytes],
-        vectors: Sequence[Vector],
-        *,
-        sealer: Sealer | None = None,
-        seen: tuple[str, ...],
-    ) -> Opened:
-        """All stages of a round, of which ``advertise`` is a client's first step."""
-        server = self._server
-        self.collect("advertise", lambda client, _: advertise(client))
-        roster = self.deliver(server.roster())
-        self.collect("share", lambda client, k: client.share(roster[k]))
-        relays = self.deliver(server.relays())
-        self.collect("upload", lambda client, k: client.upload(relays[k], vectors[k], sealer=sealer))
-        survivors = self.deliver(server.survivors())
-        self.collect("confirm", lambda client, k: client.confirm(survivors[k]))
-        confirmations = self.deliver(server.confirmations())
-        self.collect("unmask", lambda client, k: client.unmask(confirmations[k]))
-        opened = server.open_sum()
-        return Opened(
-            total=opened.total,
-            clients=opened.clients,
-            individual=None,
-            up=tuple(self.up),
-            down=tuple(self.down),
-            seen=seen,
-        )
-
-    def collect(self, stage: str, act: Callable[[MaskedClient, int], bytes]) -> None:
-        """Every client that is still there acts, and the server takes what it sends."""
-        self._present = [k for k in self._present if self._attends(stage, k)]
-        for k in self._present:
-            message = act(self._clients[k], k)
-            self.up[k] += len(message)
-            self._server.receive(message)
-
-    def deliver(self, sent: bytes | Mapping[int, bytes]) -> Mapping[int, bytes]:
-        """The server sends all clients that are still there the same message, or each its own."""
-        messages = sent if isinstance(sent, Mapping) else dict.fromkeys(self._present, sent)
-        for k in self._present:
-            self.down[k] += len(messages[k])
-        return messages
-
-
-class HomomorphicSealing:
-    """Homomorphic sums among clients with these identities, in roster order, a server and a key holder.
-
-    In one process all three parties share memory: what is shown is the protocol, not a separation of trust.
-    ``threshold``: the fewest clients whose sum is opened; default all of them.
-    """
-
-    def __init__(
-        self,
-        identities: Sequence[Identity],
-        server: Identity,
-        holder: Identity,
-        threshold: int | None = None,
-    ) -> None:
-        pinned = tuple(identity.public for identity in identities)
-        self._clients = [
-            HomomorphicClient(identity, pinned, holder.public, threshold) for identity in identities
-        ]
-        self._server = HomomorphicServer(server, pinned, holder.public, threshold)
-        self._holder = KeyHolder(holder, server.public, len(pinned), threshold)
-
-    def run_round(
-        self,
-        session: bytes,
-        round: int,  # noqa: A002
-        vectors: Sequence[Vector],
-        bits: int,
-        question: bytes = NO_QUESTION,
-    ) -> Opened:
-        """See ``Sealing.run_round``."""
-        size = _check_vectors(vectors, bits, len(self._clients))
-        context = self._holder.context(session, round)
-        uploads = [
-            client.upload(context, vector, session=session, round=round, bits=bits)
-            for client, vector in zip(self._clients, vectors, strict=True)
-        ]
-        total = self._server.add(context, uploads, session=session, round=round, size=size)
-        opened = self._holder.open(total, bits)
-        return Opened(
-            total=opened.total,
-            clients=opened.contributors,
-            individual=None,
-            up=tuple(map(len, uploads)),
-            down=(len(context),) * len(uploads),
-            seen=("ciphertexts", "sum"),
-        )
-
-
-def make_sealing(
-    kind: Kind,
-    n_clients: int,
-    bits: int,
-    *,
-    neighbourhood: Neighbourhood | None = None,
-    threshold: int | None = None,
-    codec: Codec | None = None,
-) -> Sealing:
-    """Return a sealing of this kind among ``n_clients`` with new identities.
-
-    ``bits``: of every value. ``neighbourhood``: for masks, with their threshold. ``threshold``: the fewest
-    clients whose sum is opened, for homomorphic; default all. ``codec``: for plain only.
-    """
-    if kind == "plain":
-        return PlainSealing(codec)
-    if codec is not None:
-        raise SealingError(f"a codec needs sealing plain, got {kind}: what it saves would show the values")
-    identities = [Identity.generate() for _ in range(n_clients)]
-    if kind not in get_args(Kind):
-        raise SealingError(f"sealing must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-    if kind == "homomorphic":
-        return HomomorphicSealing(identities, Identity.generate(), Identity.generate(), threshold)
-    if neighbourhood is None:
-        raise SealingError(f"sealing {kind} needs a neighbourhood, got None; make one with choose")
-    pinned = tuple(identity.public for identity in identities)
-    if kind == "masked":
-        return MaskedSealing(identities, Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits))
-    terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits, carrier="bfv")
-    return MaskedHomomorphicSealing(identities, terms, Identity.generate(), Identity.generate())

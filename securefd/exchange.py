@@ -23,7 +23,7 @@ from securefd.defenses.identity import Identity
 from securefd.defenses.masked_bfv import quorum_of
 from securefd.defenses.masked_weight import masked_weight
 from securefd.defenses.neighbourhood import Neighbourhood, choose
-from securefd.defenses.sealing import FixedWidth
+from securefd.defenses.sealing import NO_QUESTION, FixedWidth
 from securefd.defenses.slots import SlotKeyHolder
 from securefd.defenses.terms import Terms
 from securefd.errors import ConfigError, SealingError
@@ -49,8 +49,7 @@ def codec_of(recipe: Recipe, sealing: SealingConfig) -> Codec | None:
 
     Delta coding shows which answers changed, so it is for unsealed answers only.
     """
-    coded = sealing.kind == "plain" and recipe.method.public
-    if not coded or recipe.method.grid_bits(recipe.options) is None:
+    if sealing.kind != "plain" or not recipe.method.coded:
         return None
     return Codec(n_classes=recipe.n_classes, bits=recipe.bits)
 
@@ -179,7 +178,7 @@ def _sealed(config: Config, number: int, zeros: NDArray[np.int64], bits: int) ->
     else:
         terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits, carrier="bfv")
         holder = SlotKeyHolder(Identity.generate(), Identity.generate().public, quorum_of(terms))
-        values, context = n_parts(zeros.size) * PART_BYTES, holder.context(SESSION, number)
+        values, context = n_parts(zeros.size) * PART_BYTES, holder.context(SESSION, number, NO_QUESTION)
     up, down = masked_weight(terms, session=SESSION, round=number, values=values)
     return Weight(up=up, down=down + len(context))
 
@@ -189,8 +188,10 @@ def _encrypted(
 ) -> Weight:
     """The last client's part, with keys of this moment."""
     identities, holder = [Identity.generate() for _ in range(clients)], Identity.generate()
-    context = KeyHolder(holder, Identity.generate().public, clients, threshold).context(SESSION, number)
+    context = KeyHolder(holder, Identity.generate().public, clients, threshold).context(
+        SESSION, number, NO_QUESTION
+    )
     pinned = [identity.public for identity in identities]
     last = HomomorphicClient(identities[-1], pinned, holder.public, threshold)
-    upload = last.upload(context, zeros, session=SESSION, round=number, bits=bits)
+    upload = last.upload(context, zeros, session=SESSION, round=number, question=NO_QUESTION, bits=bits)
     return Weight(up=len(upload), down=len(context))

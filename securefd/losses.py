@@ -45,9 +45,9 @@ def kl(logits: Tensor, target_probabilities: Tensor, temperature: float = 1.0) -
 def squared(logits: Tensor, target: Tensor) -> Tensor:
     """Return Σ_c (softmax(logits)_c - target_c)²: the Brier score.
 
-    ``target``: ``(..., C)``, any numbers whose mean is a probability vector, such as probabilities with noise,
-    negative ones too. The loss is least, on average, at that mean, whatever the noise is, so that a student
-    averages noise out over many inputs.
+    ``target``: ``(..., C)``, any numbers whose mean is a probability vector, such as probabilities with
+    noise, negative ones too. The loss is least, on average, at that mean, whatever the noise is, so that a
+    student averages noise out over many inputs.
     """
     return (softmax(logits, dim=-1) - target).square().sum(dim=-1)
 

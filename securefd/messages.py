@@ -196,6 +196,17 @@ class EncryptedSum(Message, frozen=True, tag="sum", kw_only=True):
     parts: bytes
 
 
+class Opening(Message, frozen=True, tag="opening", kw_only=True):
+    """Key holder to server, signed: what it opened of an `EncryptedSum`, with its contributors and size.
+
+    ``slots``: 8 bytes each, little-endian, all slots of all parts.
+    """
+
+    contributors: Positions
+    size: Size
+    slots: bytes
+
+
 class Signed(Message, frozen=True, tag="signed", kw_only=True):
     """An Ed25519 signature over a body and the one place in a protocol where it belongs.
 
@@ -247,6 +258,7 @@ LIMITS: dict[type[Message], int] = {
     KeyContext: 256 * KIB,
     Ciphertexts: LARGEST,
     EncryptedSum: LARGEST,
+    Opening: LARGEST,
     Signed: LARGEST,
 }
 """Bytes of the largest accepted encoding of each type; a caller that knows better passes its own limit."""

@@ -89,7 +89,7 @@ class Method:
     needs a public set. ``dual``: the server broadcasts its student's answers instead of the mean.
     ``rehearsal``: clients learn the last consensus step by step beside their own records, not after them, so
     that what they know of others' classes isn't forgotten over their own; a digest of its own comes only at
-    the end.
+    the end. ``coded``: answers and consensus are both on the grid, and travel unsealed as what has changed.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Method:
     public: bool = True
     dual: bool = False
     rehearsal: bool = False
+    coded: bool = False
 
     def __post_init__(self) -> None:
         if (self.combine is None) == (self.combine_individual is None):
@@ -400,6 +401,7 @@ _ROWS = (
         options=Options(bits=1, temperature=1.0),
         grid_bits=_option_bits,
         dual=True,
+        coded=True,
     ),
     Method(  # Abourayya et al. 2025, arXiv 2310.05696
         name="fedct",
@@ -411,6 +413,7 @@ _ROWS = (
         uses=frozenset(),
         options=Options(),
         grid_bits=_one_bit,
+        coded=True,
     ),
     Method(  # this project's: what is added up is all that the loss needs, so noise averages out in it
         name="votes",

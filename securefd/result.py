@@ -26,6 +26,7 @@ from securefd.methods import method_named
 from securefd.models import ModelSpec
 from securefd.rules import n_clients
 from securefd.sight import Grouped, Travelled
+from securefd.transcript import Received, read_transcript, transcript_path
 from securefd.views import Observer, View
 
 
@@ -90,6 +91,10 @@ class Run:
             public=self.split.public,
             student=self.student.predict_proba if method.public else None,
         )
+
+    def messages(self, number: int) -> tuple[Received, ...]:
+        """What server, key holder and the curious peer received in round ``number`` (from 0), as it came."""
+        return tuple(read_transcript(transcript_path(self.path, number)))
 
     def _travelled(self, number: int) -> Travelled:
         arrays = read_arrays(view_path(self.path, number))

@@ -28,7 +28,8 @@ from securefd.data.dataset import Dataset
 from securefd.data.splits import Split, load_split
 from securefd.defenses.claims import Guarantee
 from securefd.defenses.grouped import GroupedSealing
-from securefd.defenses.sealing import Opened, PlainSealing, Sealing, make_sealing
+from securefd.defenses.sealed import make_sealing
+from securefd.defenses.sealing import Opened, PlainSealing, Receiver, Sealing
 from securefd.errors import ConfigError, RunError
 from securefd.federation import Asked, Consensus, Federations, Vector
 from securefd.folder import (
@@ -49,6 +50,7 @@ from securefd.progress import Progress, Silent
 from securefd.recipe import Recipe
 from securefd.result import Run, load_run, view_path
 from securefd.rules import n_clients, one_group
+from securefd.transcript import PEER, Transcript, transcript_path
 
 
 def run(config: Config, out: str | Path, progress: Progress | None = None, *, with_local: bool = True) -> Run:
@@ -113,6 +115,7 @@ class _Runner:
         # Never used before: a resumed run seals what it sends again under new masks.
         self.session = os.urandom(32)
         self.codec = exchange.codec_of(self.recipe, config.sealing)
+        self.transcript: Transcript | None = None
         self.sealing = self._sealing()
         # Levels that each client last sent, and that all last heard: what the codec's deltas are from.
         coded = len(split.public) if self.codec is not None else 0
@@ -146,19 +149,27 @@ class _Runner:
             advance(1)
 
     def _sealing(self) -> Sealing:
-        def among(size: int) -> Sealing:
+        def among(members: Sequence[int]) -> Sealing:
+            def record(receiver: Receiver, client: int, stage: str, message: bytes) -> None:
+                self._record(receiver, members[client] if client >= 0 else client, stage, message)
+
             return make_sealing(
                 self.config.sealing.kind,
-                size,
+                len(members),
                 self.recipe.bits,
-                neighbourhood=exchange.neighbourhood_of(one_group(self.config, size)),
+                neighbourhood=exchange.neighbourhood_of(one_group(self.config, len(members))),
                 threshold=self.config.sealing.threshold,
                 codec=self.codec,
+                record=record,
             )
 
         if self.recipe.groups:
-            return GroupedSealing(self.recipe.groups, lambda members: among(len(members)))
-        return among(n_clients(self.config))
+            return GroupedSealing(self.recipe.groups, among)
+        return among(range(n_clients(self.config)))
+
+    def _record(self, receiver: Receiver, client: int, stage: str, message: bytes) -> None:
+        if self.transcript is not None:
+            self.transcript.keep(receiver, client, stage, message)
 
     def _plans(self) -> list[PrivatePlan]:
         if not self.recipe.private:
@@ -216,9 +227,14 @@ class _Runner:
             line["alone.accuracy"] = self._accuracies(federation)
         asked = federation.ask(number)
         (vectors,) = federation.answer(asked)
-        opened = self._seal(asked, vectors)
-        (consensus,) = federation.combine(asked, [opened.total], [opened.parts])
-        query, broadcast = self._messages(asked, consensus, opened)
+        with Transcript(transcript_path(self.folder, number)) as self.transcript:
+            query = exchange.query(self.recipe, self.session, number, asked.asked)
+            if query:
+                self._record("client", PEER, "query", query)
+            opened = self._seal(asked, vectors)
+            (consensus,) = federation.combine(asked, [opened.total], [opened.parts])
+            broadcast = self._broadcast(asked, consensus, opened)
+            self._record("client", PEER, "broadcast", broadcast)
         if self.recipe.method.public:
             federation.digest(asked, [consensus])
         else:
@@ -226,7 +242,7 @@ class _Runner:
         accuracies = self._accuracies(federation)
         line |= {
             "bytes.up": max(opened.up),
-            "bytes.down": max(opened.down) + query + broadcast,
+            "bytes.down": max(opened.down) + len(query) + len(broadcast),
             "clients.accuracy": float(np.mean(accuracies)),
             "seconds": round(time.monotonic() - began, 3),
         }
@@ -263,7 +279,6 @@ class _Runner:
                 individual=None,
                 up=nothing,
                 down=nothing,
-                seen=(),
             )
         question = exchange.question(self.recipe, self.session, asked.round, asked.asked, self.split.public)
         opened = self.sealing.run_round(self.session, asked.round, vectors, self.recipe.bits, question)
@@ -272,9 +287,8 @@ class _Runner:
                 self.sent[k, asked.asked] = vector.reshape(len(asked.asked), -1)
         return opened
 
-    def _messages(self, asked: Asked, consensus: Consensus, opened: Opened) -> tuple[int, int]:
-        """Bytes of the query and of the broadcast that every client gets."""
-        query = exchange.query(self.recipe, self.session, asked.round, asked.asked)
+    def _broadcast(self, asked: Asked, consensus: Consensus, opened: Opened) -> bytes:
+        """What the round came to, as every client gets it."""
         if not self.recipe.method.public:
             body = exchange.total_body(opened.total)
         elif self.codec is None:
@@ -284,7 +298,7 @@ class _Runner:
             before = self.heard[asked.asked].reshape(-1).astype(np.int64)
             body = self.codec.encode(levels.reshape(-1), before)
             self.heard[asked.asked] = levels
-        return len(query), len(exchange.broadcast(self.session, asked.round, body))
+        return exchange.broadcast(self.session, asked.round, body)
 
     def _save_view(self, asked: Asked, opened: Opened, consensus: Consensus) -> None:
         arrays = {

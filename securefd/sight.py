@@ -14,12 +14,10 @@ from scipy.special import softmax
 
 from securefd.methods import Method
 from securefd.simplex import normalised
+from securefd.transcript import PEER
 from securefd.views import Observer, Predict, RoundView, View
 
 Floats = NDArray[np.float64]
-
-PEER = 0
-"""The client that plays the curious peer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,6 +6,7 @@ clients: nothing is promised about what such a party makes of its own part, but 
 
 from functools import partial
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ from securefd.messages import Ciphertexts, EncryptedSum, KeyContext, Signed, dec
 from tests.defenses.fuzzing import Tally, fingerprint, mutate, raise_sites
 
 SESSION = b"session-of-tests"
+QUESTION = bytes(range(32))
+
+
+def at(number: int, session: bytes = SESSION, question: bytes = QUESTION) -> dict[str, Any]:
+    return {"session": session, "round": number, "question": question}
+
+
 SIZE, BITS, N, THRESHOLD = 5, 8, 4, 3
 IDENTITIES = [Identity(private=Ed25519PrivateKey.from_private_bytes(bytes([k + 1]) * 32)) for k in range(6)]
 CLIENTS, SERVER, HOLDER = IDENTITIES[:N], IDENTITIES[N], IDENTITIES[N + 1]
@@ -43,13 +51,13 @@ class Fuzzer:
             self.play_round(30)
 
     def play_round(self, budget: int) -> None:
-        context = self.holder.context(SESSION, self.number)
+        context = self.holder.context(SESSION, self.number, QUESTION)
         for _ in range(budget):
             self.to_client(context)
         rng = np.random.default_rng(self.number)
         vectors = [rng.integers(0, 1 << BITS, SIZE) for _ in range(N)]
         uploads = [
-            client.upload(context, vector, session=SESSION, round=self.number, bits=BITS)
+            client.upload(context, vector, **at(self.number), bits=BITS)
             for client, vector in zip(map(self.client, range(N)), vectors, strict=True)
         ]
         for _ in range(budget):
@@ -69,13 +77,13 @@ class Fuzzer:
         return HomomorphicServer(SERVER, PINNED, HOLDER.public, THRESHOLD)
 
     def add(self, server: HomomorphicServer, context: bytes, uploads: list[bytes]) -> bytes:
-        return server.add(context, uploads, session=SESSION, round=self.number, size=SIZE)
+        return server.add(context, uploads, **at(self.number), size=SIZE)
 
     def to_client(self, context: bytes) -> None:
         """A context, from the network or from the key holder."""
         client = self.client(0)
         kind, message = self.spoil(context, HOLDER, 0)
-        upload = partial(client.upload, session=SESSION, round=self.number, bits=BITS)
+        upload = partial(client.upload, **at(self.number), bits=BITS)
         before = fingerprint(client._rounds)
         for sent in self.tally.count(f"context: {kind}", partial(upload, message, np.arange(SIZE))):
             assert decode(decode(message, Signed).body, KeyContext).threshold >= THRESHOLD

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from securefd.defenses.grouped import GroupedSealing, Groups, cut, group_sizes
 from securefd.defenses.identity import Identity
 from securefd.defenses.neighbourhood import choose
-from securefd.defenses.sealing import Attends, MaskedSealing, Opened, PlainSealing, Sealing, make_sealing
+from securefd.defenses.sealed import Attends, MaskedSealing, make_sealing
+from securefd.defenses.sealing import Opened, PlainSealing, Sealing
 from securefd.defenses.terms import Terms
 from securefd.errors import ProtocolError, SealingError
 
@@ -114,14 +115,11 @@ def test_the_server_gets_the_sum_of_each_group(kind: str) -> None:
         opened = sealing.run_round(SESSION, number, vectors, BITS)
         check_sums(opened, vectors, list(GROUPS))
         assert opened.individual is None
-        assert "group sums" in opened.seen
-        assert "sum" not in opened.seen
 
 
 @pytest.mark.parametrize("kind", ["masked", "homomorphic"])
 def test_no_single_vector_is_seen(kind: str) -> None:
     opened = grouped(kind).run_round(SESSION, 0, make_vectors(), BITS)
-    assert "answers" not in opened.seen
     assert all(len(part.clients) >= 3 for part in opened.parts)
 
 
@@ -189,7 +187,7 @@ def test_the_question_reaches_every_group() -> None:
 
     class Spy(PlainSealing):
         def run_round(self, *arguments: object) -> Opened:
-            asked.append(arguments[-1])  # type: ignore[arg-type]
+            asked.append(arguments[4])  # type: ignore[arg-type]
             return super().run_round(*arguments)  # type: ignore[arg-type]
 
     GroupedSealing(GROUPS, lambda members: Spy()).run_round(SESSION, 0, make_vectors(), BITS, b"q" * 32)

@@ -1,6 +1,7 @@
 import hashlib
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,14 +11,21 @@ from numpy.typing import NDArray
 
 from securefd.defenses import bfv, homomorphic
 from securefd.defenses.bfv import PART_BYTES, PER_PART, PLAIN_MODULUS, SLOTS, PublicKey, pack, value_bits
-from securefd.defenses.homomorphic import HomomorphicClient, HomomorphicServer, KeyHolder
-from securefd.defenses.identity import Identity, Place, cohort_hash, sign_message
+from securefd.defenses.homomorphic import HomomorphicClient, HomomorphicServer, KeyHolder, OpenedSum
+from securefd.defenses.identity import OVERHEAD, Identity, Place, cohort_hash, sign_message
 from securefd.errors import MessageError, ProtocolError, SealingError
-from securefd.messages import Ciphertexts, EncryptedSum, KeyContext, Signed, decode, encode
+from securefd.messages import Ciphertexts, EncryptedSum, KeyContext, Opening, Signed, decode, encode
 
 SESSION = b"session-of-tests"
+QUESTION = bytes(range(32))
+
+
+def at(number: int, session: bytes = SESSION, question: bytes = QUESTION) -> dict[str, Any]:
+    return {"session": session, "round": number, "question": question}
+
+
 IDENTITIES = [Identity.generate() for _ in range(5)]
-SERVER, HOLDER = Identity.generate(), Identity.generate()
+SERVER, HOLDER, STRANGER = (Identity.generate() for _ in range(3))
 
 
 class Federation:
@@ -33,20 +41,17 @@ class Federation:
         ]
         rng = np.random.default_rng([n, size, bits])
         self.vectors = [rng.integers(0, 1 << bits, size) for _ in range(n)]
-        self.context = self.holder.context(SESSION, 2)
+        self.context = self.holder.context(SESSION, 2, QUESTION)
         self.uploads = [self.upload(k) for k in range(n)]
 
     def upload(self, client: int) -> bytes:
-        return self.clients[client].upload(
-            self.context, self.vectors[client], session=SESSION, round=2, bits=self.bits
-        )
+        return self.clients[client].upload(self.context, self.vectors[client], **at(2), bits=self.bits)
 
     def add(self, uploads: Sequence[bytes] | None = None, size: int | None = None) -> bytes:
         return self.server.add(
             self.context,
             self.uploads if uploads is None else uploads,
-            session=SESSION,
-            round=2,
+            **at(2),
             size=size or self.size,
         )
 
@@ -84,6 +89,75 @@ def place(stage: str, roster: bytes, number: int = 2) -> Place:
     return Place(protocol=homomorphic.PROTOCOL, session=SESSION, round=number, stage=stage, roster=roster)
 
 
+class TestOpening:
+    """What the key holder tells the server: signed, and for one sum only."""
+
+    def read(self, federation: Federation, message: bytes, asked: bytes, **changes: object) -> object:
+        fields = at(2) | {"bits": federation.bits} | changes
+        return federation.server.read(message, asked, federation.context, **fields)
+
+    def test_the_server_reads_what_was_opened(self, federation: Federation) -> None:
+        asked = federation.add()
+        opened = federation.holder.open(asked, federation.bits)
+        read = self.read(federation, opened.message, asked)
+        assert isinstance(read, OpenedSum)
+        assert np.array_equal(read.total, federation.expected)
+        assert read.contributors == opened.contributors == (0, 1, 2)
+        assert len(opened.message) < 8 * 4096 + OVERHEAD
+
+    def forged(self, asked: bytes, by: Identity = HOLDER, number: int = 2, **changes: object) -> bytes:
+        fields = {"contributors": (0, 1, 2), "size": 20, "slots": bytes(8 * SLOTS), **changes}
+        body = encode(Opening(**fields))  # type: ignore[arg-type]
+        where = place("opening", hashlib.sha256(asked).digest(), number)
+        return sign_message(by, where, 0, body)
+
+    def test_forgeries(self, federation: Federation) -> None:
+        """By somebody else, for another sum or round, of other clients or sizes, out of the slots' range."""
+        asked = federation.add()
+        beyond = np.full(SLOTS, PLAIN_MODULUS, "<i8").tobytes()
+        for bad in (
+            self.forged(asked, SERVER),
+            self.forged(asked, STRANGER),
+            self.forged(asked + b"0"),
+            self.forged(asked, number=3),
+            self.forged(asked, contributors=(0, 1)),
+            self.forged(asked, size=21),
+            self.forged(asked, slots=b""),
+            self.forged(asked, slots=bytes(8 * SLOTS + 8)),
+            self.forged(asked, slots=beyond),
+            self.forged(asked, slots=np.full(SLOTS, -1, "<i8").tobytes()),
+            asked,
+            b"",
+        ):
+            with pytest.raises((ProtocolError, MessageError)):
+                self.read(federation, bad, asked)
+        assert isinstance(self.read(federation, self.forged(asked), asked), OpenedSum)
+
+    def test_replays(self, federation: Federation) -> None:
+        """The result of an earlier round, and that of this round for another question or key."""
+        asked = federation.add()
+        old = federation.holder.open(asked, federation.bits).message
+        context = federation.holder.context(SESSION, 3, QUESTION)
+        uploads = [
+            client.upload(context, vector, **at(3), bits=14)
+            for client, vector in zip(federation.clients, federation.vectors, strict=True)
+        ]
+        again = federation.server.add(context, uploads, **at(3), size=20)
+        with pytest.raises(ProtocolError, match="another round"):
+            federation.server.read(old, again, context, **at(3), bits=14)
+        for changes in ({"question": bytes(32)}, {"session": b"another-session!"}):
+            with pytest.raises(ProtocolError, match="another"):
+                self.read(federation, old, asked, **changes)
+        with pytest.raises(ProtocolError, match="another"):
+            federation.server.read(old, asked, context, **at(2), bits=14)
+
+    def test_a_sum_beyond_its_bound_is_signed_by_nobody(self, federation: Federation) -> None:
+        slots = np.full(SLOTS, PLAIN_MODULUS - 1, "<i8").tobytes()
+        asked = federation.add()
+        with pytest.raises(SealingError, match="can't be a sum"):
+            self.read(federation, self.forged(asked, slots=slots), asked)
+
+
 def body_of(message: bytes) -> Ciphertexts:
     return decode(decode(message, Signed).body, Ciphertexts)
 
@@ -114,15 +188,13 @@ class TestSum:
 
     def test_largest_values_of_all_clients(self) -> None:
         federation = Federation(4, PER_PART, 14)
-        federation.context = federation.holder.context(SESSION + b"2", 2)
+        federation.context = federation.holder.context(SESSION + b"2", 2, QUESTION)
         federation.vectors = [np.full(PER_PART, 2**14 - 1)] * 4
         uploads = [
-            client.upload(federation.context, vector, session=SESSION + b"2", round=2, bits=14)
+            client.upload(federation.context, vector, **at(2, SESSION + b"2"), bits=14)
             for client, vector in zip(federation.clients, federation.vectors, strict=True)
         ]
-        message = federation.server.add(
-            federation.context, uploads, session=SESSION + b"2", round=2, size=PER_PART
-        )
+        message = federation.server.add(federation.context, uploads, **at(2, SESSION + b"2"), size=PER_PART)
         assert (federation.holder.open(message, 14).total == 4 * (2**14 - 1)).all()
 
     def test_uploads_in_any_order(self, federation: Federation) -> None:
@@ -132,7 +204,7 @@ class TestSum:
 
     def test_a_new_key_every_round(self) -> None:
         holder = KeyHolder(HOLDER, SERVER.public, 3)
-        first, second = (public_context(holder.context(SESSION, number)) for number in (0, 1))
+        first, second = (public_context(holder.context(SESSION, number, QUESTION)) for number in (0, 1))
         assert first != second
 
     def test_bytes(self, federation: Federation) -> None:
@@ -166,7 +238,7 @@ class TestDropouts:
         """A server that would hand over fewer gets nothing opened, and the key stays."""
         federation = Federation(5, 40, 13, threshold=4)
         hasty = HomomorphicServer(SERVER, federation.pinned, HOLDER.public, 2)
-        message = hasty.add(federation.context, federation.uploads[:3], session=SESSION, round=2, size=40)
+        message = hasty.add(federation.context, federation.uploads[:3], **at(2), size=40)
         with pytest.raises(ProtocolError, match="at least 4 clients, got 3"):
             federation.holder.open(message, 13)
         federation.check()
@@ -193,9 +265,9 @@ class TestDropouts:
         """All five sums' values, said to be over three: more than three could give."""
         federation = Federation(5, 40, 13, threshold=3)
         federation.vectors = [np.full(40, 2**13 - 1)] * 5
-        federation.context = federation.holder.context(SESSION, 3)
+        federation.context = federation.holder.context(SESSION, 3, QUESTION)
         uploads = [
-            client.upload(federation.context, vector, session=SESSION, round=3, bits=13)
+            client.upload(federation.context, vector, **at(3), bits=13)
             for client, vector in zip(federation.clients, federation.vectors, strict=True)
         ]
         total = bfv.CiphertextSum(40)
@@ -207,20 +279,20 @@ class TestDropouts:
             federation.holder.open(sign_message(SERVER, place("sum", roster, 3), 0, body), 13)
 
     def test_a_client_refuses_a_key_holder_that_opens_less(self) -> None:
-        context = KeyHolder(HOLDER, SERVER.public, 3, 2).context(SESSION, 3)
+        context = KeyHolder(HOLDER, SERVER.public, 3, 2).context(SESSION, 3, QUESTION)
         pinned = [identity.public for identity in IDENTITIES[:3]]
         careful = HomomorphicClient(IDENTITIES[0], pinned, HOLDER.public)
         with pytest.raises(ProtocolError, match="opens sums over 2 of 3 clients, and at least 3 of 3"):
-            careful.upload(context, np.arange(5), session=SESSION, round=3, bits=14)
+            careful.upload(context, np.arange(5), **at(3), bits=14)
         for agreed in (2, 3):
-            stricter = KeyHolder(HOLDER, SERVER.public, 3, agreed).context(SESSION, 3)
+            stricter = KeyHolder(HOLDER, SERVER.public, 3, agreed).context(SESSION, 3, QUESTION)
             client = HomomorphicClient(IDENTITIES[0], pinned, HOLDER.public, 2)
-            client.upload(stricter, np.arange(5), session=SESSION, round=3, bits=14)
+            client.upload(stricter, np.arange(5), **at(3), bits=14)
 
     def test_a_client_refuses_a_key_holder_of_another_cohort(self, federation: Federation) -> None:
-        context = KeyHolder(HOLDER, SERVER.public, 4).context(SESSION, 3)
+        context = KeyHolder(HOLDER, SERVER.public, 4).context(SESSION, 3, QUESTION)
         with pytest.raises(ProtocolError, match="4 of 4 clients"):
-            federation.clients[0].upload(context, federation.vectors[0], session=SESSION, round=3, bits=14)
+            federation.clients[0].upload(context, federation.vectors[0], **at(3), bits=14)
 
     @pytest.mark.parametrize("threshold", [-1, 0, 1, 4])
     def test_thresholds(self, threshold: int) -> None:
@@ -237,9 +309,9 @@ class TestClient:
     @pytest.mark.parametrize("bits", [0, 15, 20])
     def test_fields_too_narrow(self, bits: int) -> None:
         federation = Federation()
-        context = federation.holder.context(SESSION, 3)
+        context = federation.holder.context(SESSION, 3, QUESTION)
         with pytest.raises(SealingError, match=r"1\.\.14"):
-            federation.clients[0].upload(context, federation.vectors[0], session=SESSION, round=3, bits=bits)
+            federation.clients[0].upload(context, federation.vectors[0], **at(3), bits=bits)
         with pytest.raises(SealingError, match=r"1\.\.14"):
             federation.holder.open(context, bits)
 
@@ -247,21 +319,29 @@ class TestClient:
         with pytest.raises(ProtocolError, match="can't follow round 2"):
             federation.upload(0)
 
-    @pytest.mark.parametrize("bend", [{"session": b"another-session!"}, {"round": 4}], ids=repr)
-    def test_contexts_of_other_rounds(self, federation: Federation, bend: dict[str, object]) -> None:
-        context = federation.holder.context(SESSION, 3)
-        fields = {"session": SESSION, "round": 3, **bend}
+    @pytest.mark.parametrize(
+        "bend", [{"session": b"another-session!"}, {"round": 4}, {"question": bytes(32)}], ids=repr
+    )
+    def test_contexts_of_other_rounds_and_questions(
+        self, federation: Federation, bend: dict[str, object]
+    ) -> None:
+        context = federation.holder.context(SESSION, 3, QUESTION)
         with pytest.raises(ProtocolError, match="another"):
-            federation.clients[0].upload(context, federation.vectors[0], bits=14, **fields)  # type: ignore[arg-type]
+            federation.clients[0].upload(context, federation.vectors[0], bits=14, **at(3) | bend)
+
+    def test_a_question_is_a_hash(self, federation: Federation) -> None:
+        for wrong in (b"", b"what is it?", bytes(33)):
+            with pytest.raises(SealingError, match="hash of 32 bytes"):
+                federation.holder.context(SESSION, 3, wrong)
 
     def test_contexts_of_others(self, federation: Federation) -> None:
-        stranger = KeyHolder(Identity.generate(), SERVER.public, 3).context(SESSION, 3)
-        genuine = federation.holder.context(SESSION, 3)
+        stranger = KeyHolder(Identity.generate(), SERVER.public, 3).context(SESSION, 3, QUESTION)
+        genuine = federation.holder.context(SESSION, 3, QUESTION)
         swapped = msgspec.structs.replace(decode(genuine, Signed), body=decode(stranger, Signed).body)
         for bad in (stranger, encode(swapped), genuine[:-1], federation.uploads[0]):
             with pytest.raises(ProtocolError):
-                federation.clients[0].upload(bad, federation.vectors[0], session=SESSION, round=3, bits=14)
-        federation.clients[0].upload(genuine, federation.vectors[0], session=SESSION, round=3, bits=14)
+                federation.clients[0].upload(bad, federation.vectors[0], **at(3), bits=14)
+        federation.clients[0].upload(genuine, federation.vectors[0], **at(3), bits=14)
 
     def test_rosters(self) -> None:
         publics = [identity.public for identity in IDENTITIES]
@@ -343,7 +423,7 @@ class TestKeyHolder:
     def test_rounds_only_go_up(self, federation: Federation) -> None:
         for number in (2, 1):
             with pytest.raises(ProtocolError, match="can't follow round 2"):
-                federation.holder.context(SESSION, number)
+                federation.holder.context(SESSION, number, QUESTION)
         federation.check()
 
     def test_refused_sums(self, federation: Federation) -> None:
@@ -433,10 +513,10 @@ class TestWhatTensealLetsThrough:
         self.refuses_to_upload(federation, wrong)
 
     def refuses_to_upload(self, federation: Federation, vector: NDArray[np.int64]) -> None:
-        context = federation.holder.context(SESSION, 3)
+        context = federation.holder.context(SESSION, 3, QUESTION)
         with pytest.raises(SealingError):
-            federation.clients[0].upload(context, vector, session=SESSION, round=3, bits=14)
-        federation.clients[0].upload(context, federation.vectors[0], session=SESSION, round=3, bits=14)
+            federation.clients[0].upload(context, vector, **at(3), bits=14)
+        federation.clients[0].upload(context, federation.vectors[0], **at(3), bits=14)
 
     def test_a_foreign_key(self, federation: Federation) -> None:
         ours, theirs = raw_context(), raw_context()
@@ -560,17 +640,17 @@ class TestWhatTensealLetsThrough:
 
         federation = Federation(3)
         old_uploads, old_sum = federation.uploads, federation.add()
-        federation.context = federation.holder.context(SESSION, 3)
+        federation.context = federation.holder.context(SESSION, 3, QUESTION)
         uploads = [
-            client.upload(federation.context, vector, session=SESSION, round=3, bits=14)
+            client.upload(federation.context, vector, **at(3), bits=14)
             for client, vector in zip(federation.clients, federation.vectors, strict=True)
         ]
         for bad in ([*uploads[:2], old_uploads[2]], old_uploads):
             with pytest.raises(ProtocolError, match="another round"):
-                federation.server.add(federation.context, bad, session=SESSION, round=3, size=20)
+                federation.server.add(federation.context, bad, **at(3), size=20)
         with pytest.raises(ProtocolError, match="another round"):
             federation.holder.open(old_sum, 14)
-        message = federation.server.add(federation.context, uploads, session=SESSION, round=3, size=20)
+        message = federation.server.add(federation.context, uploads, **at(3), size=20)
         assert np.array_equal(federation.holder.open(message, 14).total, federation.expected)
 
     def test_a_second_opening(self, federation: Federation) -> None:
@@ -610,13 +690,13 @@ class TestWhatTensealLetsThrough:
 
         context = self.signed_context(data)
         with pytest.raises((MessageError, SealingError), match="IND-CPA-D" if bad == "ckks" else "context"):
-            federation.clients[0].upload(context, federation.vectors[0], session=SESSION, round=3, bits=14)
-        good = federation.holder.context(SESSION, 3)
-        federation.clients[0].upload(good, federation.vectors[0], session=SESSION, round=3, bits=14)
+            federation.clients[0].upload(context, federation.vectors[0], **at(3), bits=14)
+        good = federation.holder.context(SESSION, 3, QUESTION)
+        federation.clients[0].upload(good, federation.vectors[0], **at(3), bits=14)
 
     def signed_context(self, data: bytes) -> bytes:
         body = encode(KeyContext(context=data, n_clients=3, threshold=3))
-        return sign_message(HOLDER, place("context", cohort_hash((HOLDER.public,)), 3), 0, body)
+        return sign_message(HOLDER, place("context", cohort_hash((HOLDER.public, QUESTION)), 3), 0, body)
 
     def test_long_vectors_are_announced_on_stdout(self, capfd: pytest.CaptureFixture[str]) -> None:
         tenseal.bfv_vector(raw_context(), [1] * (SLOTS + 1))

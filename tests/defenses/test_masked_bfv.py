@@ -1,5 +1,6 @@
 """Masked values under encryption: sums, dropouts, what the key holder sees, and refusals of a mismatch."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -24,16 +25,16 @@ from securefd.defenses.bfv import (
     value_bits,
 )
 from securefd.defenses.homomorphic import KeyHolder
-from securefd.defenses.identity import Identity
+from securefd.defenses.identity import Identity, sign_message
 from securefd.defenses.masked_bfv import BfvAdder, BfvSealer, quorum_of
 from securefd.defenses.masked_client import MaskedClient
 from securefd.defenses.masked_server import STAGES, MaskedServer
 from securefd.defenses.masked_weight import masked_weight
-from securefd.defenses.sealing import Attends, MaskedHomomorphicSealing, make_sealing
+from securefd.defenses.sealed import Attends, MaskedHomomorphicSealing, make_sealing
 from securefd.defenses.slots import OpenedSlots, Quorum, SlotKeyHolder
 from securefd.defenses.terms import Terms
 from securefd.errors import MessageError, ProtocolError, SealingError
-from securefd.messages import KeyContext, Upload
+from securefd.messages import KeyContext, Opening, Upload, encode
 from securefd.planning import plan
 from tests.defenses.masked_parties import (
     IDENTITIES,
@@ -81,16 +82,22 @@ class Round:
     def __init__(self, terms: Terms | None = None, size: int = 5, number: int = 4) -> None:
         self.terms, self.size, self.number = terms or bfv_terms(), size, number
         self.holder = SlotKeyHolder(HOLDER, SERVER.public, quorum_of(self.terms))
-        self.context = self.holder.context(SESSION, number)
+        self.context = self.holder.context(SESSION, number, QUESTION)
         self.opened: list[OpenedSlots] = []
         self.adder = self.make_adder()
 
-    def ask(self, message: bytes) -> OpenedSlots:
+    def ask(self, message: bytes) -> bytes:
         self.opened.append(self.holder.open(message))
-        return self.opened[-1]
+        return self.opened[-1].message
 
-    def make_adder(self, ask: Callable[[bytes], OpenedSlots] | None = None, **changes: object) -> BfvAdder:
-        fields = {"context": self.context, "session": SESSION, "round": self.number, **changes}
+    def make_adder(self, ask: Callable[[bytes], bytes] | None = None, **changes: object) -> BfvAdder:
+        fields = {
+            "context": self.context,
+            "session": SESSION,
+            "round": self.number,
+            "question": QUESTION,
+            **changes,
+        }
         return BfvAdder(
             self.terms,
             self.size,
@@ -107,6 +114,7 @@ class Round:
             "context": self.context,
             "session": SESSION,
             "round": self.number,
+            "question": QUESTION,
         }
         return BfvSealer(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -127,7 +135,6 @@ class TestSums:
             assert np.array_equal(opened.total, np.sum(vectors, axis=0))
             assert opened.clients == tuple(range(n))
             assert opened.individual is None
-            assert opened.seen == ("masked ciphertexts", "sum")
 
     @pytest.mark.parametrize("stage", STAGES)
     @pytest.mark.parametrize("gone", [{0}, {4}, {1, 3}], ids=repr)
@@ -174,8 +181,8 @@ class TestSums:
         contexts: list[int] = []
         make = SlotKeyHolder.context
 
-        def context(self: SlotKeyHolder, session: bytes, round: int) -> bytes:  # noqa: A002
-            message = make(self, session, round)
+        def context(self: SlotKeyHolder, session: bytes, round: int, question: bytes) -> bytes:  # noqa: A002
+            message = make(self, session, round, question)
             contexts.append(len(message))
             return message
 
@@ -199,8 +206,8 @@ class TestThreshold:
         made: list[bytes] = []
         make = KeyHolder.context
 
-        def context(self: KeyHolder, session: bytes, round: int) -> bytes:  # noqa: A002
-            made.append(make(self, session, round))
+        def context(self: KeyHolder, session: bytes, round: int, question: bytes) -> bytes:  # noqa: A002
+            made.append(make(self, session, round, question))
             return made[-1]
 
         monkeypatch.setattr(KeyHolder, "context", context)
@@ -332,10 +339,12 @@ class TestRefusals:
         """By a key holder that opens smaller sums, or sums of more clients, or sums without masks."""
         r = Round()
         contexts = [
-            SlotKeyHolder(HOLDER, SERVER.public, Quorum(n_clients=n, threshold=t)).context(SESSION, 4)
+            SlotKeyHolder(HOLDER, SERVER.public, Quorum(n_clients=n, threshold=t)).context(
+                SESSION, 4, QUESTION
+            )
             for n, t in ((3, 2), (4, 3), (4, 4))
         ]
-        contexts += [KeyHolder(HOLDER, SERVER.public, 3).context(SESSION, 4), r.context[:-1], b""]
+        contexts += [KeyHolder(HOLDER, SERVER.public, 3).context(SESSION, 4, QUESTION), r.context[:-1], b""]
         for context in contexts:
             with pytest.raises(ProtocolError):
                 r.sealer(context=context).seal(np.arange(5), KEYS[:1], [])
@@ -382,19 +391,34 @@ class TestRefusals:
         assert r.adder.open([], [], (1, 3)).tolist() == [0, 2, 4, 6, 8]
 
     @pytest.mark.parametrize(
-        "opened",
+        ("by", "changes"),
         [
-            OpenedSlots(slots=np.zeros((1, SLOTS), np.int64), size=5, contributors=(0, 1)),
-            OpenedSlots(slots=np.zeros((1, SLOTS), np.int64), size=6, contributors=(0, 1, 2)),
-            OpenedSlots(slots=np.zeros((2, SLOTS), np.int64), size=5, contributors=(0, 1, 2)),
-            OpenedSlots(slots=np.zeros((1, SLOTS)), size=5, contributors=(0, 1, 2)),  # type: ignore[arg-type]
-            OpenedSlots(slots=np.full((1, SLOTS), PLAIN_MODULUS), size=5, contributors=(0, 1, 2)),
+            (HOLDER, {"contributors": (0, 1)}),
+            (HOLDER, {"size": 6}),
+            (HOLDER, {"slots": bytes(2 * 8 * SLOTS)}),
+            (HOLDER, {"slots": np.full(SLOTS, PLAIN_MODULUS, "<i8").tobytes()}),
+            (SERVER, {}),
+            (STRANGER, {}),
         ],
-        ids=["other clients", "other size", "other shape", "floats", "beyond the modulus"],
+        ids=[
+            "other clients",
+            "other size",
+            "other shape",
+            "beyond the modulus",
+            "the server's",
+            "a stranger's",
+        ],
     )
-    def test_what_a_key_holder_wouldnt_return(self, opened: OpenedSlots) -> None:
+    def test_what_a_key_holder_wouldnt_return(self, by: Identity, changes: dict[str, object]) -> None:
         r = Round()
-        adder = r.make_adder(lambda message: opened)
+
+        def forge(message: bytes) -> bytes:
+            fields = {"contributors": (0, 1, 2), "size": 5, "slots": bytes(8 * SLOTS), **changes}
+            place = quorum_of(r.terms).context_place(SESSION, r.number, HOLDER.public, QUESTION)
+            body = encode(Opening(**fields))  # type: ignore[arg-type]
+            return sign_message(by, place.at("opening", hashlib.sha256(message).digest()), 0, body)
+
+        adder = r.make_adder(forge)
         for _ in range(3):
             adder.add(r.sealer().seal(np.arange(5), [], []))
         with pytest.raises(ProtocolError):

@@ -22,6 +22,7 @@ from securefd.messages import (
     EncryptedSum,
     KeyContext,
     Message,
+    Opening,
     Query,
     Relay,
     Reveal,
@@ -56,6 +57,7 @@ EXAMPLES = (
     KeyContext(context=b"context", n_clients=3, threshold=2),
     Ciphertexts(size=5, parts=b"part"),
     EncryptedSum(contributors=(0, 1, 3), size=5, parts=b"part"),
+    Opening(contributors=(0, 1, 3), size=5, slots=bytes(8)),
     Signed(
         session=SESSION, round=3, stage="upload", sender=1, roster=bytes(32), body=b"b", signature=bytes(64)
     ),

@@ -10,22 +10,20 @@ from securefd.defenses.identity import Identity
 from securefd.defenses.masked_server import STAGES
 from securefd.defenses.neighbourhood import Neighbourhood, choose
 from securefd.defenses.quantise import Block, dequantise_sum, quantise
-from securefd.defenses.sealing import (
+from securefd.defenses.sealed import (
     Attends,
-    FixedWidth,
     HomomorphicSealing,
-    Kind,
+    MaskedHomomorphicSealing,
     MaskedSealing,
-    PlainSealing,
-    Sealing,
     make_sealing,
-    value_bits,
 )
+from securefd.defenses.sealing import FixedWidth, Kind, Opened, PlainSealing, Receiver, Sealing, value_bits
 from securefd.defenses.terms import Terms
 from securefd.errors import MessageError, ProtocolError, SealingError
+from securefd.messages import Answer, decode
 
 SESSION = b"session-of-tests"
-KINDS: tuple[Kind, ...] = ("plain", "masked", "homomorphic")
+KINDS: tuple[Kind, ...] = ("plain", "masked", "homomorphic", "masked+homomorphic")
 IDENTITIES = [Identity.generate() for _ in range(5)]
 
 
@@ -47,7 +45,12 @@ def build(kind: Kind, n: int, bits: int = 8) -> Sealing:
         return PlainSealing()
     if kind == "masked":
         return masked(n, bits)
-    return HomomorphicSealing(IDENTITIES[:n], server=Identity.generate(), holder=Identity.generate())
+    server, holder = Identity.generate(), Identity.generate()
+    if kind == "homomorphic":
+        return HomomorphicSealing(IDENTITIES[:n], server, holder)
+    pinned = tuple(identity.public for identity in IDENTITIES[:n])
+    terms = Terms(pinned=pinned, neighbourhood=graph(n), bits=bits, carrier="bfv")
+    return MaskedHomomorphicSealing(IDENTITIES[:n], terms, server, holder)
 
 
 def make_vectors(n: int, size: int, bits: int) -> list[NDArray[np.int64]]:
@@ -72,7 +75,6 @@ class TestEverySealing:
     def test_single_vectors_are_seen_in_the_plain_only(self, kind: Kind) -> None:
         vectors = make_vectors(3, 10, 8)
         opened = build(kind, 3).run_round(SESSION, 0, vectors, 8)
-        assert ("answers" in opened.seen) == (kind == "plain")
         if kind == "plain":
             assert opened.individual is not None
             assert all(map(np.array_equal, opened.individual, vectors))
@@ -107,6 +109,7 @@ class TestEverySealing:
             "plain": (10_000, 350, 0),
             "masked": (10_000, 2000, 2500),
             "homomorphic": (73_728, 350, 140_000),
+            "masked+homomorphic": (73_728, 2000, 142_500),
         }[kind]
         assert len(opened.up) == len(opened.down) == 3
         for up, down in zip(opened.up, opened.down, strict=True):
@@ -119,9 +122,8 @@ class TestEverySealing:
 @given(st.integers(3, 5), st.integers(1, 100), st.integers(1, 13), st.integers(0, 2**32 - 1))
 def test_all_sealings_give_the_same_sum(n: int, size: int, bits: int, seed: int) -> None:
     vectors = list(np.random.default_rng(seed).integers(0, 1 << bits, (n, size)))
-    first, second, third = (build(kind, n, bits).run_round(SESSION, 0, vectors, bits).total for kind in KINDS)
-    assert np.array_equal(first, second)
-    assert np.array_equal(first, third)
+    first, *others = (build(kind, n, bits).run_round(SESSION, 0, vectors, bits).total for kind in KINDS)
+    assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -135,7 +137,7 @@ class TestEverySecretSealing:
 
     def test_one_client_cant_be_hidden(self, kind: Kind) -> None:
         with pytest.raises(SealingError, match="clients"):
-            make_sealing(kind, 1, 8, neighbourhood=graph(3) if kind == "masked" else None)
+            make_sealing(kind, 1, 8, neighbourhood=graph(3) if "masked" in kind else None)
 
     def test_rounds_arent_repeated(self, kind: Kind) -> None:
         sealing = build(kind, 3)
@@ -224,10 +226,110 @@ class TestValueBits:
 
 
 def test_make_sealing() -> None:
-    for kind, expected in zip(KINDS, (PlainSealing, MaskedSealing, HomomorphicSealing), strict=True):
-        sealing = make_sealing(kind, 3, 8, neighbourhood=graph(3) if kind == "masked" else None)
+    made = (PlainSealing, MaskedSealing, HomomorphicSealing, MaskedHomomorphicSealing)
+    for kind, expected in zip(KINDS, made, strict=True):
+        sealing = make_sealing(kind, 3, 8, neighbourhood=graph(3) if "masked" in kind else None)
         assert type(sealing) is expected
         assert sealing.run_round(SESSION, 0, [np.array([7])] * 3, 8).total.tolist() == [21]
+
+
+def homomorphic(n: int, threshold: int | None, attends: Attends) -> HomomorphicSealing:
+    return HomomorphicSealing(
+        IDENTITIES[:n], Identity.generate(), Identity.generate(), threshold, attends=attends
+    )
+
+
+class TestHomomorphicDropouts:
+    @pytest.mark.parametrize("gone", [set(), {0}, {4}, {1, 3}], ids=repr)
+    def test_a_sum_of_those_who_came(self, gone: set[int]) -> None:
+        vectors = make_vectors(5, 20, 8)
+        opened = homomorphic(5, 3, lambda stage, k: k not in gone).run_round(SESSION, 0, vectors, 8)
+        came = tuple(k for k in range(5) if k not in gone)
+        assert opened.clients == came
+        assert np.array_equal(opened.total, np.sum([vectors[k] for k in came], axis=0))
+        assert [up == 0 for up in opened.up] == [k in gone for k in range(5)]
+
+    @pytest.mark.parametrize("threshold", [None, 4])
+    def test_nothing_below_the_threshold(self, threshold: int | None) -> None:
+        few = threshold or 5
+        sealing = homomorphic(5, threshold, lambda stage, k: k < few - 1)
+        with pytest.raises(ProtocolError, match=f"at least {few} clients, got {few - 1}"):
+            sealing.run_round(SESSION, 0, make_vectors(5, 20, 8), 8)
+
+
+class TestNoise:
+    """Noise is part of the sum, whole, negative or beyond the values' bound."""
+
+    def sealing(self, kind: Kind, deviation: float) -> Sealing:
+        near = graph(3) if kind == "masked" else None
+        return make_sealing(kind, 3, 8, neighbourhood=near, noise_deviation=deviation)
+
+    @pytest.mark.parametrize("kind", ["plain", "masked"])
+    def test_it_is_added_and_never_cut(self, kind: Kind) -> None:
+        vectors = make_vectors(3, 6, 8)
+        noise = [np.array([-900, 900, 0, 5, -5, k], dtype=np.int64) for k in range(3)]
+        opened = self.sealing(kind, 600.0).run_round(SESSION, 0, vectors, 8, noise=noise)
+        assert np.array_equal(opened.total, np.sum(vectors, axis=0) + np.sum(noise, axis=0))
+        if kind == "plain":
+            assert opened.individual is not None
+            assert np.array_equal(opened.individual[2], vectors[2] + noise[2])
+
+    @pytest.mark.parametrize("kind", ["plain", "masked"])
+    def test_it_is_there_exactly_if_agreed_on(self, kind: Kind) -> None:
+        vectors, noise = make_vectors(3, 6, 8), [np.zeros(6, np.int64)] * 3
+        with pytest.raises(SealingError, match="none was given"):
+            self.sealing(kind, 5.0).run_round(SESSION, 0, vectors, 8)
+        with pytest.raises(SealingError, match="some was given"):
+            self.sealing(kind, 0.0).run_round(SESSION, 0, vectors, 8, noise=noise)
+        for wrong in (noise[:2], [np.zeros(5, np.int64)] * 3, [np.zeros(6)] * 3):
+            with pytest.raises(SealingError, match="every one of 3"):
+                self.sealing(kind, 5.0).run_round(SESSION, 0, vectors, 8, noise=wrong)
+
+    @pytest.mark.parametrize("kind", ["homomorphic", "masked+homomorphic"])
+    def test_encrypted_sums_hold_none(self, kind: Kind) -> None:
+        with pytest.raises(SealingError, match="plain or masked"):
+            make_sealing(kind, 3, 8, neighbourhood=graph(3), noise_deviation=1.0)
+        with pytest.raises(SealingError, match="some was given"):
+            build(kind, 3).run_round(SESSION, 0, make_vectors(3, 6, 8), 8, noise=[np.zeros(6, np.int64)] * 3)
+
+
+Seen = list[tuple[Receiver, int, str, bytes]]
+
+
+class TestRecords:
+    """What each party received, byte for byte, and nothing that it didn't."""
+
+    def play(self, kind: Kind) -> tuple[Seen, Opened]:
+        seen: Seen = []
+        near = graph(3) if "masked" in kind else None
+        sealing = make_sealing(kind, 3, 8, neighbourhood=near, record=lambda *received: seen.append(received))
+        return seen, sealing.run_round(SESSION, 0, make_vectors(3, 10, 8), 8)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_as_many_bytes_as_are_counted(self, kind: Kind) -> None:
+        seen, opened = self.play(kind)
+        for k in range(3):
+            assert sum(len(m) for to, who, _, m in seen if (to, who) == ("server", k)) == opened.up[k]
+            assert sum(len(m) for to, who, _, m in seen if (to, who) == ("client", k)) == opened.down[k]
+
+    def test_stages(self) -> None:
+        stages = {kind: {(to, stage) for to, _, stage, _ in self.play(kind)[0]} for kind in KINDS}
+        masked = {("server", stage) for stage in STAGES} | {
+            ("client", stage) for stage in ("roster", "relay", "survivors", "confirmations")
+        }
+        keys = {("server", "context"), ("client", "context"), ("keyholder", "sum"), ("server", "opening")}
+        assert stages == {
+            "plain": {("server", "answer")},
+            "masked": masked,
+            "homomorphic": {("server", "upload"), *keys},
+            "masked+homomorphic": masked | keys,
+        }
+
+    def test_a_plain_record_holds_the_answers(self) -> None:
+        seen, opened = self.play("plain")
+        assert opened.individual is not None
+        for (_, _, _, message), own in zip(seen, opened.individual, strict=True):
+            assert np.array_equal(np.frombuffer(decode(message, Answer).values, np.uint8), own)
 
 
 class TestFixedWidth:

@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ from securefd.errors import MessageError, ProtocolError, SealingError
 from securefd.messages import EncryptedSum, encode
 
 SESSION = b"session-of-tests"
+QUESTION = bytes(range(32))
+
+
+def at(number: int, session: bytes = SESSION, question: bytes = QUESTION) -> dict[str, Any]:
+    return {"session": session, "round": number, "question": question}
+
+
 SERVER, HOLDER = Identity.generate(), Identity.generate()
 PAIRS = {(low, high): bytes([low, high]) * 16 for high in range(5) for low in range(high)}
 SELVES = [bytes([100 + client]) * 32 for client in range(5)]
@@ -38,7 +46,7 @@ class Masked:
         self.client = SlotClient(holder=HOLDER.public, quorum=self.quorum)
         rng = np.random.default_rng([n, size])
         self.vectors = [rng.integers(0, 1 << 13, size) for _ in range(n)]
-        self.context = self.holder.context(SESSION, 7)
+        self.context = self.holder.context(SESSION, 7, QUESTION)
 
     def masked(self, client: int, *, own: bool) -> NDArray[np.int64]:
         packed = pack(self.vectors[client])
@@ -54,13 +62,13 @@ class Masked:
     def open(self, clients: Sequence[int], *, own: Sequence[int]) -> OpenedSlots:
         sealed = {
             client: self.client.seal(
-                self.context, self.masked(client, own=client in own), session=SESSION, round=7
+                self.context,
+                self.masked(client, own=client in own),
+                **at(7),
             )
             for client in clients
         }
-        return self.holder.open(
-            self.server.add(self.context, sealed, session=SESSION, round=7, size=self.size)
-        )
+        return self.holder.open(self.server.add(self.context, sealed, **at(7), size=self.size))
 
     @property
     def expected(self) -> NDArray[np.int64]:
@@ -114,18 +122,20 @@ class TestMaskedAndEncrypted:
         total = CiphertextSum(masked.size)
         for client in range(3):
             total.add(
-                masked.client.seal(masked.context, masked.masked(client, own=False), session=SESSION, round=7)
+                masked.client.seal(
+                    masked.context,
+                    masked.masked(client, own=False),
+                    **at(7),
+                )
             )
-        message = masked.server.hand_over(
-            masked.context, total, (0, 1, 2), session=SESSION, round=7, size=masked.size
-        )
+        message = masked.server.hand_over(masked.context, total, (0, 1, 2), **at(7), size=masked.size)
         opened = masked.holder.open(message)
         assert np.array_equal(unpack(opened.slots, masked.size, 2**16 - 1), masked.expected)
 
 
 class TestRefusals:
     def seal(self, masked: Masked) -> bytes:
-        return masked.client.seal(masked.context, masked.masked(0, own=False), session=SESSION, round=7)
+        return masked.client.seal(masked.context, masked.masked(0, own=False), **at(7))
 
     def test_a_sum_over_others_than_were_added(self) -> None:
         masked = Masked(threshold=2)
@@ -135,7 +145,11 @@ class TestRefusals:
         for contributors in ((0, 1, 2), (0,), (0, 3), (1, 1)):
             with pytest.raises(ProtocolError):
                 masked.server.hand_over(
-                    masked.context, total, contributors, session=SESSION, round=7, size=masked.size
+                    masked.context,
+                    total,
+                    contributors,
+                    **at(7),
+                    size=masked.size,
                 )
 
     def test_damaged_ciphertexts(self) -> None:
@@ -144,39 +158,44 @@ class TestRefusals:
         for bad in (good[:-1], good + b"\0", b"", b"\xff" * len(good)):
             with pytest.raises(MessageError):
                 masked.server.add(
-                    masked.context, {0: good, 1: bad, 2: good}, session=SESSION, round=7, size=masked.size
+                    masked.context,
+                    {0: good, 1: bad, 2: good},
+                    **at(7),
+                    size=masked.size,
                 )
 
     def test_contexts_of_sums_without_masks(self) -> None:
         """Or a client's masked values would be opened by rules made for others."""
         masked = Masked()
-        plain = KeyHolder(HOLDER, SERVER.public, 3).context(SESSION, 7)
+        plain = KeyHolder(HOLDER, SERVER.public, 3).context(SESSION, 7, QUESTION)
         with pytest.raises(ProtocolError, match="signature"):
-            masked.client.seal(plain, masked.masked(0, own=False), session=SESSION, round=7)
+            masked.client.seal(plain, masked.masked(0, own=False), **at(7))
         identities = [Identity.generate() for _ in range(3)]
         client = HomomorphicClient(identities[0], [identity.public for identity in identities], HOLDER.public)
         with pytest.raises(ProtocolError, match="signature"):
-            client.upload(masked.context, masked.vectors[0], session=SESSION, round=7, bits=13)
+            client.upload(masked.context, masked.vectors[0], **at(7), bits=13)
         assert PROTOCOL != MASKED_PROTOCOL
 
-    @pytest.mark.parametrize("bend", [{"session": b"another-session!"}, {"round": 8}], ids=repr)
-    def test_other_rounds(self, bend: dict[str, object]) -> None:
+    @pytest.mark.parametrize(
+        "bend", [{"session": b"another-session!"}, {"round": 8}, {"question": bytes(32)}], ids=repr
+    )
+    def test_other_rounds_and_questions(self, bend: dict[str, object]) -> None:
         masked = Masked()
-        fields = {"session": SESSION, "round": 7, **bend}
+        fields = at(7) | bend
         with pytest.raises(ProtocolError, match="another"):
-            masked.client.seal(masked.context, masked.masked(0, own=False), **fields)  # type: ignore[arg-type]
+            masked.client.seal(masked.context, masked.masked(0, own=False), **fields)
         with pytest.raises(ProtocolError, match="another"):
             masked.server.add(
                 masked.context,
                 {client: self.seal(masked) for client in range(3)},
                 size=masked.size,
-                **fields,  # type: ignore[arg-type]
+                **fields,
             )
 
     def test_a_second_opening(self) -> None:
         masked = Masked()
         sealed = {client: self.seal(masked) for client in range(3)}
-        message = masked.server.add(masked.context, sealed, session=SESSION, round=7, size=masked.size)
+        message = masked.server.add(masked.context, sealed, **at(7), size=masked.size)
         masked.holder.open(message)
         with pytest.raises(ProtocolError, match="second opening"):
             masked.holder.open(message)
@@ -184,9 +203,9 @@ class TestRefusals:
     def test_refused_sums_leave_the_key(self) -> None:
         masked = Masked()
         sealed = {client: self.seal(masked) for client in range(3)}
-        message = masked.server.add(masked.context, sealed, session=SESSION, round=7, size=masked.size)
+        message = masked.server.add(masked.context, sealed, **at(7), size=masked.size)
         roster = hashlib.sha256(masked.context).digest()
-        place = masked.quorum.context_place(SESSION, 7, HOLDER.public).at("sum", roster)
+        place = masked.quorum.context_place(SESSION, 7, HOLDER.public, QUESTION).at("sum", roster)
         few = encode(EncryptedSum(contributors=(0, 1), size=masked.size, parts=sealed[0]))
         for bad in (message[:-1], sign_message(SERVER, place, 0, few), sign_message(HOLDER, place, 0, few)):
             with pytest.raises(ProtocolError):
@@ -199,7 +218,7 @@ class TestRefusals:
         wrong = masked.masked(0, own=False)
         wrong[0, 0] = slot
         with pytest.raises(SealingError, match="slots must be in"):
-            masked.client.seal(masked.context, wrong, session=SESSION, round=7)
+            masked.client.seal(masked.context, wrong, **at(7))
 
 
 class TestQuorum:
@@ -219,11 +238,14 @@ class TestQuorum:
 
     def test_places_differ(self) -> None:
         places = {
-            Quorum(n_clients=3, threshold=2, protocol=protocol).context_place(SESSION, 7, holder)
+            Quorum(n_clients=3, threshold=2, protocol=protocol).context_place(SESSION, 7, holder, question)
             for protocol in (PROTOCOL, MASKED_PROTOCOL)
             for holder in (HOLDER.public, SERVER.public)
+            for question in (QUESTION, bytes(32))
         }
-        assert len(places) == 4
+        assert len(places) == 8
         assert {place.roster for place in places} == {
-            cohort_hash((identity.public,)) for identity in (HOLDER, SERVER)
+            cohort_hash((identity.public, question))
+            for identity in (HOLDER, SERVER)
+            for question in (QUESTION, bytes(32))
         }

@@ -63,8 +63,9 @@ def outcome(folder: Path) -> dict[str, Any]:
         {key: value for key, value in line.items() if key != "seconds"}
         for line in read_lines(folder / "metrics.jsonl")
     ]
-    files = [*folder.glob("models/*"), *folder.glob("views/*")]
-    assert not [path.name for path in files if path.name.startswith(".")]
+    files = [*folder.glob("models/*"), *folder.glob("views/*.safetensors")]
+    assert not [*folder.glob("models/.*"), *folder.glob("views/.*")]
+    assert len(list(folder.glob("views/*.messages"))) == len(lines)
     bodies = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     return {"result": read_json(folder / "result.json"), "lines": lines, **bodies}
 
@@ -186,7 +187,7 @@ def test_with_noise_what_is_stored_is_sent_again_and_what_is_lost_is_paid_again(
             run(chosen, folder)
         before = private_state(folder)
         counts = {path: path.read_bytes() for path in folder.glob("clients/*/counts.safetensors")}
-        views = {path: path.read_bytes() for path in folder.glob("views/round-*")}
+        views = {path: path.read_bytes() for path in folder.glob("views/round-*.safetensors")}
         rounds = [int(path.stem[-4:]) for path in folder.glob("models/round-*")]
         done = run(chosen, folder)
         after = private_state(folder)

@@ -260,7 +260,10 @@ def test_groups_are_those_of_the_seed_and_stay(tmp_path: Path, settings: Setting
     others = {Recipe.of(nine(settings, seed=seed), (4,), N_CLASSES).groups for seed in range(10)}
     assert len(others) > 5
     run(chosen, tmp_path / "run")
-    seen = [read_arrays(path)["groups"].tolist() for path in sorted((tmp_path / "run").glob("views/round-*"))]
+    seen = [
+        read_arrays(path)["groups"].tolist()
+        for path in sorted((tmp_path / "run").glob("views/round-*.safetensors"))
+    ]
     assert seen == [seen[0]] * 3
     assert Recipe.of(settings(name="median"), (4,), N_CLASSES).groups == ()
 

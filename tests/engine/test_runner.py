@@ -74,7 +74,7 @@ def test_a_run_under_each_sealing(tmp_path: Path, settings: Settings, kind: str)
         *("config.toml", "manifest.json", "metrics.jsonl", "result.json", "run.lock", "salt"),
         *(f"clients/{k}/salt" for k in range(3)),
         *("models/round-0002.safetensors", "models/student.safetensors"),
-        *("views/round-001.safetensors", "views/round-002.safetensors"),
+        *(f"views/round-00{k}.{kind}" for k in (1, 2) for kind in ("safetensors", "messages")),
     }
 
 
