@@ -5,14 +5,13 @@ All times are processor times of one thread, so that what else the machine does 
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.store import RESULTS, keep
+from benchmarks.timing import in_turn, scaled
 
 PLACE = RESULTS / "homomorphic.json"
 
@@ -31,8 +30,8 @@ def measure(*, values: int = VALUES, repeats: int = REPEATS, place: Path = PLACE
     with threadpool_limits(1):
         works, upload_bytes = _ours(values, repeats)
         ckks = _ckks(values)
-        times = _in_turn({**works, "CKKS encrypt ns": ckks}, repeats)
-    found: dict[str, Any] = {name: _scaled(time, 1e9 / values) for name, time in times.items()}
+        times = in_turn({**works, "CKKS encrypt ns": ckks}, repeats)
+    found: dict[str, Any] = {name: scaled(time, 1e9 / values) for name, time in times.items()}
     found |= {"bytes": upload_bytes / values, "CKKS bytes": len(ckks()) / values}
     found["times smaller"] = found["CKKS bytes"] / found["bytes"]
     found["times faster"] = found["CKKS encrypt ns"]["median"] / found["encrypt ns"]["median"]
@@ -79,8 +78,8 @@ def _ours(values: int, repeats: int) -> tuple[dict[str, Callable[[], object]], i
     client = HomomorphicClient(identities[0], [identity.public for identity in identities], holder.public)
     key_holder = KeyHolder(holder, Identity.generate().public, CLIENTS)
     session = bytes(16)
-    contexts = [key_holder.context(session, number, NO_QUESTION) for number in range(repeats + 1)]
-    rounds = iter(range(repeats + 1))
+    contexts = [key_holder.context(session, number, NO_QUESTION) for number in range(repeats + 2)]
+    rounds = iter(range(repeats + 2))
 
     def upload() -> bytes:
         number = next(rounds)
@@ -116,21 +115,3 @@ def _ckks(values: int) -> Callable[[], bytes]:
     slots = context.seal_context().data.key_context_data().parms().poly_modulus_degree() // 2
     pieces = [vector[start : start + slots] for start in range(0, values, slots)]
     return lambda: b"".join(tenseal.ckks_vector(context, piece).serialize() for piece in pieces)
-
-
-def _in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of each work, one after the other in every repeat."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            seconds[name].append(time.process_time() - began)
-    return {
-        name: {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
-        for name, found in seconds.items()
-    }
-
-
-def _scaled(found: Mapping[str, float], factor: float) -> dict[str, float]:
-    return {name: value * factor for name, value in found.items()}

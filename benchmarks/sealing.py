@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from benchmarks.masked_round import BITS, STAGES, Case, Cost, play
 from benchmarks.store import RESULTS, keep
+from benchmarks.timing import in_turn, scaled, spread
 
 PLACE = RESULTS / "sealing.json"
 
@@ -90,8 +90,8 @@ def _masking(values: int, masks: int, repeats: int) -> dict[str, Any]:
     keys = [os.urandom(32) for _ in range(masks)]
     works: dict[str, Callable[[], object]] = {"ns": lambda: apply_masks(words, keys, [])} | _flower(values)
     found: dict[str, Any] = {
-        name: _scaled(spent, 1e9 / values / (masks if name == "ns" else 1))
-        for name, spent in _in_turn(works, repeats).items()
+        name: scaled(spent, 1e9 / values / (masks if name == "ns" else 1))
+        for name, spent in in_turn(works, repeats).items()
     }
     ours = found["ns"]["median"]
     if "flower ns" in found:
@@ -137,7 +137,7 @@ def _sharing(repeats: int) -> dict[str, Any]:
         "recover again ms": lambda: shamir.recover(enough, threshold),
         **_pycryptodome(secret, **SHARING),
     }
-    found = {name: _scaled(spent, 1e3) for name, spent in _in_turn(works, repeats).items()}
+    found = {name: scaled(spent, 1e3) for name, spent in in_turn(works, repeats).items()}
     print(
         f"sealing: a secret split in {found['split ms']['median']:.2f} ms, recovered in "
         f"{found['recover ms']['median']:.2f} ms",
@@ -195,9 +195,9 @@ def _row(case: Case, graph: Any, costs: Sequence[Cost]) -> dict[str, Any]:
         "partners": graph.partners,
         "ring bits": narrowest(bits=BITS, n_clients=case.clients).bits,
         "repeats": len(costs),
-        "client ms": _scaled(_spread([cost.a_client(case.clients) for cost in costs]), 1e3),
-        "stayed ms": _scaled(_spread([cost.stayed() for cost in costs]), 1e3),
-        "server ms": _scaled(_spread([sum(cost.server.values()) for cost in costs]), 1e3),
+        "client ms": scaled(spread([cost.a_client(case.clients) for cost in costs]), 1e3),
+        "stayed ms": scaled(spread([cost.stayed() for cost in costs]), 1e3),
+        "server ms": scaled(spread([sum(cost.server.values()) for cost in costs]), 1e3),
         "client stages ms": {
             stage: statistics.median(1e3 * cost.clients[stage] / cost.present[stage] for cost in costs)
             for stage in STAGES
@@ -208,26 +208,6 @@ def _row(case: Case, graph: Any, costs: Sequence[Cost]) -> dict[str, Any]:
         "stage bytes": one.bytes,
         "bytes": max(cost.most_bytes for cost in costs),
     }
-
-
-def _in_turn(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Processor seconds of each, all of them in turn, after one turn that doesn't count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(repeats + 1):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            if repeat:
-                times[name].append(time.process_time() - began)
-    return {name: _spread(found) for name, found in times.items()}
-
-
-def _spread(found: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
-
-
-def _scaled(spread: dict[str, float], factor: float) -> dict[str, float]:
-    return {name: factor * value for name, value in spread.items()}
 
 
 def _version(package: str) -> str | None:

@@ -9,14 +9,16 @@ What is promised, and to whom:
   nothing else, under ring learning with errors (128 bits by the homomorphic encryption standard) and
   Ed25519. A server that *doesn't* follow it can have one client's ciphertext opened in place of the sum, or
   craft ciphertexts that disclose the key: nothing is promised against it. Masks under the encryption help.
-- Against the key holder: it sees ciphertexts' sum only. Together with the server it sees every answer.
+- Against the key holder: it sees ciphertexts' sum only. Together with the server it sees every answer. It
+  can't pass one sum off as another's, but it can lie about the sum; only values beyond the bound show.
 - Against other clients: a client sees the public context only.
 - Against the network: nothing is parsed before its signature was verified, for one session, round, stage,
   sender, key and question. The key holder signs what it opened, for the very sum that it was asked for.
 - The sum itself is not private; only noise protects what the sum reveals.
 - Clients may drop out at any time. The server adds what has come, at least ``threshold`` clients' uploads,
   and says whose they are; the key holder refuses a sum over fewer, and a client refuses a key holder that
-  would open one. Unless a lower threshold is given to all three, every client must be present.
+  would open one. Unless a lower threshold is given to all three, every client must be present. Of two rounds
+  whose clients differ by one, server and key holder can subtract the sums: only noise protects against that.
 
 Encrypted under masks: see ``securefd.defenses.slots``, on which this is built.
 
@@ -28,8 +30,9 @@ reader of the result is the sole owner of the key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +126,7 @@ class HomomorphicClient:
 
 
 class HomomorphicServer:
-    """Run by the server, in each round: ``add``, then ``read``. It needs no key: not even the public one.
+    """Run by the server, once each a round: ``add``, then ``read``. It needs no key: not even the public one.
 
     ``threshold``: the fewest clients whose sum it hands to the key holder; default all of them.
     """
@@ -136,6 +139,7 @@ class HomomorphicServer:
             identity=identity, holder=holder, quorum=_quorum(len(self._pinned), threshold)
         )
         self._rounds = Rounds()
+        self._expected: Callable[[bytes], OpenedSlots] | None = None
 
     def add(
         self,
@@ -170,28 +174,25 @@ class HomomorphicServer:
                     f"every upload must hold {size} values, and client {sender} sent {message.size}"
                 )
             sealed[sender] = message.parts
-        total = self._slots.add(context, sealed, session=session, round=round, question=question, size=size)
+        asked = self._slots.add(context, sealed, session=session, round=round, question=question, size=size)
         self._rounds.enter(session, round)
-        return total
+        self._expected = partial(
+            self._slots.read, asked=asked, context=context, session=session, round=round, question=question
+        )
+        return asked
 
-    def read(
-        self,
-        message: bytes,
-        asked: bytes,
-        context: bytes,
-        *,
-        session: bytes,
-        round: int,  # noqa: A002
-        question: bytes,
-        bits: int,
-    ) -> OpenedSum:
-        """Run by the server, last: the key holder's signed answer to ``asked``, what ``add`` returned.
+    def read(self, message: bytes, bits: int) -> OpenedSum:
+        """Run by the server, last: the key holder's signed answer to what ``add`` returned last.
 
-        ``ProtocolError`` unless the key holder signed it for that sum; ``SealingError`` if it can't be one of
-        values of ``bits`` bits.
+        ``ProtocolError`` unless the key holder signed it for that very sum; ``SealingError`` if it can't be
+        one of values of ``bits`` bits. Either changes nothing. A second answer is refused.
         """
-        opened = self._slots.read(message, asked, context, session=session, round=round, question=question)
-        return _unpacked(opened, bits)
+        _check_bits(bits, len(self._pinned))
+        if self._expected is None:
+            raise ProtocolError("read comes once a round, after add; a second answer is refused")
+        opened = _unpacked(self._expected(message), bits)
+        self._expected = None
+        return opened
 
 
 class KeyHolder:

@@ -10,7 +10,7 @@ plaintexts, and encrypt by ``securefd.defenses.slots``; the server adds up ciphe
    off, and checks bounds, which the key holder can't.
 
 The key holder's context is bound to the question, and the masked round to both (`under`), so that every
-message of a client covers the key that it encrypted under.
+message of a client covers the key that it encrypts under.
 
 Either layer hides what it hides without the other. Server and key holder together see masked uploads, as the
 server of a masked sum does; a server alone sees ciphertexts, also once it can remove masks.
@@ -88,6 +88,11 @@ class BfvSealer:
         """Plaintexts of BFV."""
         return "bfv"
 
+    @property
+    def about(self) -> bytes:
+        """What the masked round is about, see `under`: the question to `MaskedClient.advertise` for."""
+        return under(self.context, self.question)
+
     def seal(self, vector: Vector, added: Sequence[bytes], subtracted: Sequence[bytes]) -> bytes:
         """See `Sealer.seal`. Padding is masked, too."""
         slots = pack(vector)
@@ -102,7 +107,9 @@ class BfvAdder:
     """Run by the server, for one round: the running sum of ciphertexts, and what the key holder makes of it.
 
     ``ask``: brings the signed encrypted sum to the key holder, and returns the message in which that answers
-    (`SlotKeyHolder.open`). ``server``: signs that sum. ``holder``: the key holder's identity.
+    (`SlotKeyHolder.open`). ``server``: signs that sum. ``holder``: the key holder's identity. ``context``:
+    its message for this ``session``, ``round`` and ``question``; ``ProtocolError`` for any other, before a
+    client has sent anything.
     """
 
     def __init__(
@@ -120,6 +127,7 @@ class BfvAdder:
     ) -> None:
         self._terms, self._size, self._ask = terms, size, ask
         self._server = SlotServer(identity=server, holder=holder, quorum=quorum_of(terms))
+        self._server.check(context, session=session, round=round, question=question)
         self._context, self._session, self._round, self._question = context, session, round, question
         self._total = CiphertextSum(size)
 
@@ -127,6 +135,11 @@ class BfvAdder:
     def name(self) -> CarrierName:
         """Plaintexts of BFV."""
         return "bfv"
+
+    @property
+    def about(self) -> bytes:
+        """What the masked round is about, see `under`: the question of its `MaskedServer`."""
+        return under(self._context, self._question)
 
     @property
     def most_bytes(self) -> int:

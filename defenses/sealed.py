@@ -19,7 +19,7 @@ from typing import get_args
 from securefd.defenses.carriers import Sealer
 from securefd.defenses.homomorphic import HomomorphicClient, HomomorphicServer, KeyHolder
 from securefd.defenses.identity import Identity
-from securefd.defenses.masked_bfv import BfvAdder, BfvSealer, quorum_of, under
+from securefd.defenses.masked_bfv import BfvAdder, BfvSealer, quorum_of
 from securefd.defenses.masked_client import MaskedClient
 from securefd.defenses.masked_server import MaskedServer
 from securefd.defenses.neighbourhood import Neighbourhood
@@ -139,14 +139,13 @@ class MaskedHomomorphicSealing:
             round=round,
             question=question,
         )
-        about = under(context, question)
         server = MaskedServer(
-            self._terms, session=session, round=round, question=about, size=size, adder=adder
+            self._terms, session=session, round=round, question=adder.about, size=size, adder=adder
         )
         wire = _Wire(self._clients, server, self._attends, self._record)
         wire.deliver("context", context)
         return wire.play(
-            lambda client: client.advertise(session, round, question=about, size=size),
+            lambda client: client.advertise(session, round, question=sealer.about, size=size),
             vectors,
             sealer=sealer,
         )
@@ -275,9 +274,7 @@ class HomomorphicSealing:
         self._record("keyholder", -1, "sum", asked)
         opening = self._holder.open(asked, bits).message
         self._record("server", -1, "opening", opening)
-        opened = self._server.read(
-            opening, asked, context, session=session, round=round, question=question, bits=bits
-        )
+        opened = self._server.read(opening, bits)
         return Opened(
             total=opened.total,
             clients=opened.contributors,

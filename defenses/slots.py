@@ -25,7 +25,15 @@ from securefd.defenses.bfv import (
     read_parts,
     value_bits,
 )
-from securefd.defenses.identity import Identity, Place, Rounds, cohort_hash, sign_message, verify_message
+from securefd.defenses.identity import (
+    OVERHEAD,
+    Identity,
+    Place,
+    Rounds,
+    cohort_hash,
+    sign_message,
+    verify_message,
+)
 from securefd.errors import ProtocolError, SealingError
 from securefd.messages import LIMITS, EncryptedSum, KeyContext, Opening, decode, encode
 
@@ -55,9 +63,9 @@ class Quorum:
 
         All that follows in the round is bound to the context, and so to the question.
         """
-        if len(question) != 32:
+        if not isinstance(question, bytes) or len(question) != 32:
             raise SealingError(
-                f"question must be a hash of 32 bytes, got {len(question)}; hash what was asked"
+                f"question must be a hash of 32 bytes, got {question!r:.80}; hash what was asked"
             )
         return Place(
             protocol=self.protocol,
@@ -131,13 +139,22 @@ class SlotClient:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotServer:
-    """Run by the server: ``add``, or a `bfv.CiphertextSum` fed as uploads come, then ``hand_over``; ``read``
-    at last.
+    """Run by the server: ``check`` what the key holder sent; ``add``, or a `bfv.CiphertextSum` fed as uploads
+    come, then ``hand_over``; ``read`` at last.
     """
 
     identity: Identity
     holder: bytes
     quorum: Quorum
+
+    def check(self, context: bytes, *, session: bytes, round: int, question: bytes) -> Place:  # noqa: A002
+        """Run by the server: where this context of the key holder belongs, for what follows it.
+
+        ``ProtocolError`` unless it is for this session, round and question.
+        """
+        place = self.quorum.context_place(session, round, self.holder, question)
+        _read_context(context, place, self.holder)
+        return _sum_place(place, context)
 
     def add(
         self,
@@ -174,13 +191,12 @@ class SlotServer:
         size: int,
     ) -> bytes:
         """Run by the server: the signed message in which the key holder gets ``total``."""
-        place = self.quorum.context_place(session, round, self.holder, question)
-        _read_context(context, place, self.holder)
+        place = self.check(context, session=session, round=round, question=question)
         self.quorum.check_contributors(contributors)
         if total.count != len(contributors):
             raise ProtocolError(f"a sum of {total.count} uploads can't be over {len(contributors)} clients")
         body = encode(EncryptedSum(contributors=contributors, size=size, parts=total.total()))
-        return sign_message(self.identity, _sum_place(place, context), 0, body)
+        return sign_message(self.identity, place, 0, body)
 
     def read(
         self,
@@ -196,14 +212,13 @@ class SlotServer:
 
         ``ProtocolError`` unless it signed this for that very sum, its contributors and its size.
         """
-        place = self.quorum.context_place(session, round, self.holder, question)
-        _read_context(context, place, self.holder)
-        place = _sum_place(place, context)
-        _, body = verify_message(message, _opening_place(place, asked), (self.holder,))
-        opening = decode(body, Opening)
+        place = self.check(context, session=session, round=round, question=question)
         _, told = verify_message(asked, place, (self.identity.public,))
         total = decode(told, EncryptedSum)
         parts = n_parts(total.size)
+        limit = parts * SLOTS * 8 + 3 * self.quorum.n_clients + OVERHEAD
+        _, body = verify_message(message, _opening_place(place, asked), (self.holder,), limit)
+        opening = decode(body, Opening, limit)
         if (opening.contributors, opening.size) != (total.contributors, total.size) or (
             len(opening.slots) != parts * SLOTS * 8
         ):
@@ -219,9 +234,6 @@ class SlotServer:
                 f"{slots.max()}; start a new round"
             )
         return OpenedSlots(slots=slots, size=total.size, contributors=total.contributors, message=message)
-
-
-Check = Callable[[Slots, EncryptedSum], object]
 
 
 def _unchecked(slots: Slots, total: EncryptedSum) -> None:

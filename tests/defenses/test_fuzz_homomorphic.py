@@ -62,13 +62,17 @@ class Fuzzer:
         ]
         for _ in range(budget):
             self.to_server(context, uploads)
-        total = self.add(self.server(), context, uploads)
+        server = self.server()
+        total = self.add(server, context, uploads)
         for _ in range(budget):
             self.to_holder(total)
-        opened = self.holder.open(total, BITS)
-        assert np.array_equal(opened.total, np.sum(vectors, axis=0))
+        opening = self.holder.open(total, BITS).message
         self.tally.refuse(partial(self.holder.open, total, BITS))
-        self.kept = [context, total, *uploads]
+        for _ in range(budget):
+            self.to_reader(server, opening)
+        assert np.array_equal(server.read(opening, BITS).total, np.sum(vectors, axis=0))
+        self.tally.refuse(partial(server.read, opening, BITS))
+        self.kept = [context, total, opening, *uploads]
 
     def client(self, position: int) -> HomomorphicClient:
         return HomomorphicClient(CLIENTS[position], PINNED, HOLDER.public, THRESHOLD)
@@ -117,6 +121,17 @@ class Fuzzer:
             self.tally.refuse(partial(self.holder.open, total, BITS))
             slots._key, slots._place = key, place
         assert (slots._key, slots._place, fingerprint(slots._rounds)) == (key, place, rounds)
+
+    def to_reader(self, server: HomomorphicServer, opening: bytes) -> None:
+        """An answer, from the network or from the key holder. A server that took it waits for it again."""
+        before = server._expected
+        kind, message = self.spoil(opening, HOLDER, 0)
+        for opened in self.tally.count(f"opening: {kind}", partial(server.read, message, BITS)):
+            assert server._expected is None
+            assert opened.contributors == tuple(range(N))
+            self.check_opened(opened)
+            server._expected = before
+        assert server._expected is before
 
     def check_opened(self, opened: OpenedSum) -> None:
         assert len({*opened.contributors}) >= THRESHOLD

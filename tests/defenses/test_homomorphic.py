@@ -9,9 +9,9 @@ import pytest
 import tenseal
 from numpy.typing import NDArray
 
-from securefd.defenses import bfv, homomorphic
+from securefd.defenses import bfv, homomorphic, slots
 from securefd.defenses.bfv import PART_BYTES, PER_PART, PLAIN_MODULUS, SLOTS, PublicKey, pack, value_bits
-from securefd.defenses.homomorphic import HomomorphicClient, HomomorphicServer, KeyHolder, OpenedSum
+from securefd.defenses.homomorphic import HomomorphicClient, HomomorphicServer, KeyHolder
 from securefd.defenses.identity import OVERHEAD, Identity, Place, cohort_hash, sign_message
 from securefd.errors import MessageError, ProtocolError, SealingError
 from securefd.messages import Ciphertexts, EncryptedSum, KeyContext, Opening, Signed, decode, encode
@@ -90,72 +90,136 @@ def place(stage: str, roster: bytes, number: int = 2) -> Place:
 
 
 class TestOpening:
-    """What the key holder tells the server: signed, and for one sum only."""
-
-    def read(self, federation: Federation, message: bytes, asked: bytes, **changes: object) -> object:
-        fields = at(2) | {"bits": federation.bits} | changes
-        return federation.server.read(message, asked, federation.context, **fields)
+    """What the key holder tells the server: signed, for one sum only, and heard once."""
 
     def test_the_server_reads_what_was_opened(self, federation: Federation) -> None:
-        asked = federation.add()
-        opened = federation.holder.open(asked, federation.bits)
-        read = self.read(federation, opened.message, asked)
-        assert isinstance(read, OpenedSum)
+        opened = federation.holder.open(federation.add(), federation.bits)
+        read = federation.server.read(opened.message, federation.bits)
         assert np.array_equal(read.total, federation.expected)
         assert read.contributors == opened.contributors == (0, 1, 2)
-        assert len(opened.message) < 8 * 4096 + OVERHEAD
+        assert 8 * SLOTS < len(opened.message) < 8 * SLOTS + OVERHEAD
 
-    def forged(self, asked: bytes, by: Identity = HOLDER, number: int = 2, **changes: object) -> bytes:
+    def test_after_dropouts(self) -> None:
+        federation = Federation(5, PER_PART + 1, 13, threshold=3)
+        asked = federation.add([federation.uploads[k] for k in (4, 0, 2)])
+        read = federation.server.read(federation.holder.open(asked, 13).message, 13)
+        assert read.contributors == (0, 2, 4)
+        assert np.array_equal(read.total, federation.sum_of((0, 2, 4)))
+
+    def forged(
+        self, asked: bytes, by: Identity = HOLDER, number: int = 2, sender: int = 0, **changes: object
+    ) -> bytes:
         fields = {"contributors": (0, 1, 2), "size": 20, "slots": bytes(8 * SLOTS), **changes}
         body = encode(Opening(**fields))  # type: ignore[arg-type]
         where = place("opening", hashlib.sha256(asked).digest(), number)
-        return sign_message(by, where, 0, body)
+        return sign_message(by, where, sender, body)
 
     def test_forgeries(self, federation: Federation) -> None:
         """By somebody else, for another sum or round, of other clients or sizes, out of the slots' range."""
         asked = federation.add()
-        beyond = np.full(SLOTS, PLAIN_MODULUS, "<i8").tobytes()
+        good = federation.holder.open(asked, federation.bits).message
+        flipped = bytearray(good)
+        flipped[len(flipped) // 2] ^= 1
         for bad in (
             self.forged(asked, SERVER),
+            self.forged(asked, SERVER, sender=1),
+            self.forged(asked, sender=1),
+            self.forged(asked, IDENTITIES[0]),
             self.forged(asked, STRANGER),
             self.forged(asked + b"0"),
             self.forged(asked, number=3),
             self.forged(asked, contributors=(0, 1)),
+            self.forged(asked, contributors=(0, 1, 3)),
             self.forged(asked, size=21),
             self.forged(asked, slots=b""),
             self.forged(asked, slots=bytes(8 * SLOTS + 8)),
-            self.forged(asked, slots=beyond),
+            self.forged(asked, slots=bytes(2 * 8 * SLOTS)),
+            self.forged(asked, slots=np.full(SLOTS, PLAIN_MODULUS, "<i8").tobytes()),
             self.forged(asked, slots=np.full(SLOTS, -1, "<i8").tobytes()),
+            bytes(flipped),
+            good[:-1],
             asked,
+            federation.context,
+            federation.uploads[0],
             b"",
         ):
-            with pytest.raises((ProtocolError, MessageError)):
-                self.read(federation, bad, asked)
-        assert isinstance(self.read(federation, self.forged(asked), asked), OpenedSum)
+            with pytest.raises(ProtocolError):
+                federation.server.read(bad, federation.bits)
+        read = federation.server.read(good, federation.bits)
+        assert np.array_equal(read.total, federation.expected)
 
-    def test_replays(self, federation: Federation) -> None:
-        """The result of an earlier round, and that of this round for another question or key."""
+    def test_a_sum_beyond_its_bound(self, federation: Federation) -> None:
+        """Signed or not: the server believes no sum that as many values couldn't have."""
         asked = federation.add()
-        old = federation.holder.open(asked, federation.bits).message
-        context = federation.holder.context(SESSION, 3, QUESTION)
+        slots = np.full(SLOTS, PLAIN_MODULUS - 1, "<i8").tobytes()
+        with pytest.raises(SealingError, match="can't be a sum"):
+            federation.server.read(self.forged(asked, slots=slots), federation.bits)
+        with pytest.raises(SealingError, match=r"1\.\.14"):
+            federation.server.read(self.forged(asked), 15)
+        federation.server.read(self.forged(asked), federation.bits)
+
+    def test_before_a_sum_and_twice(self, federation: Federation) -> None:
+        with pytest.raises(ProtocolError, match="after add"):
+            federation.server.read(self.forged(b""), federation.bits)
+        message = federation.holder.open(federation.add(), federation.bits).message
+        federation.server.read(message, federation.bits)
+        with pytest.raises(ProtocolError, match="a second answer"):
+            federation.server.read(message, federation.bits)
+
+    @pytest.mark.parametrize("where", [at(3), at(2, b"another-session!"), at(3, question=bytes(32))])
+    def test_too_late(self, federation: Federation, where: dict[str, Any]) -> None:
+        """The server is in the next round, session or question already, where the very same sum is added."""
+        late = federation.holder.open(federation.add(), federation.bits).message
+        context = federation.holder.context(*where.values())
         uploads = [
-            client.upload(context, vector, **at(3), bits=14)
+            client.upload(context, vector, **where, bits=14)
             for client, vector in zip(federation.clients, federation.vectors, strict=True)
         ]
-        again = federation.server.add(context, uploads, **at(3), size=20)
-        with pytest.raises(ProtocolError, match="another round"):
-            federation.server.read(old, again, context, **at(3), bits=14)
-        for changes in ({"question": bytes(32)}, {"session": b"another-session!"}):
-            with pytest.raises(ProtocolError, match="another"):
-                self.read(federation, old, asked, **changes)
-        with pytest.raises(ProtocolError, match="another"):
-            federation.server.read(old, asked, context, **at(2), bits=14)
+        asked = federation.server.add(context, uploads, **where, size=20)
+        with pytest.raises(ProtocolError, match=r"another (round|session)"):
+            federation.server.read(late, 14)
+        read = federation.server.read(federation.holder.open(asked, 14).message, 14)
+        assert np.array_equal(read.total, federation.expected)
 
-    def test_a_sum_beyond_its_bound_is_signed_by_nobody(self, federation: Federation) -> None:
-        slots = np.full(SLOTS, PLAIN_MODULUS - 1, "<i8").tobytes()
-        asked = federation.add()
+    def test_nothing_is_signed_that_cant_be_a_sum(
+        self, federation: Federation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lie = federation.resigned(2, encrypted(public_context(federation.context), np.full(20, 60_000)))
+        asked = federation.add([*federation.uploads[:2], lie])
+
+        def sign(*_: object) -> None:
+            raise AssertionError("signed")
+
+        monkeypatch.setattr(slots, "sign_message", sign)
         with pytest.raises(SealingError, match="can't be a sum"):
-            self.read(federation, self.forged(asked, slots=slots), asked)
+            federation.holder.open(asked, federation.bits)
+
+
+def test_what_each_message_is_bound_to(federation: Federation) -> None:
+    """Once more, from hashes alone: the question comes first, and each message holds the one before."""
+    asked = federation.add()
+    opening = federation.holder.open(asked, federation.bits).message
+    pinned = hashlib.sha256(b"".join(federation.pinned)).digest()
+    expected = [
+        (federation.context, "context", HOLDER, HOLDER.public + QUESTION),
+        *(
+            (upload, "upload", IDENTITIES[k], federation.context + pinned)
+            for k, upload in enumerate(federation.uploads)
+        ),
+        (asked, "sum", SERVER, federation.context),
+        (opening, "opening", HOLDER, asked),
+    ]
+    for data, stage, signer, bound in expected:
+        kind, session, number, found, sender, roster, body, signature = msgspec.msgpack.decode(data)
+        assert (kind, session, number, found) == ("signed", SESSION, 2, stage)
+        assert sender == (IDENTITIES.index(signer) if signer in IDENTITIES else 0)
+        assert roster == hashlib.sha256(bound).digest()
+        assert len(body) > 0
+        numbers = [value.to_bytes(8, "big") for value in (number, sender)]
+        digest = hashlib.sha256(body).digest()
+        said = [b"securefd/homomorphic/3", session, numbers[0], stage.encode(), numbers[1], roster, digest]
+        signed = b"".join(len(part).to_bytes(4, "big") + part for part in said)
+        signer.private.public_key().verify(signature, signed)
 
 
 def body_of(message: bytes) -> Ciphertexts:
@@ -330,9 +394,9 @@ class TestClient:
             federation.clients[0].upload(context, federation.vectors[0], bits=14, **at(3) | bend)
 
     def test_a_question_is_a_hash(self, federation: Federation) -> None:
-        for wrong in (b"", b"what is it?", bytes(33)):
+        for wrong in (b"", b"what is it?", bytes(33), "0" * 32, None):
             with pytest.raises(SealingError, match="hash of 32 bytes"):
-                federation.holder.context(SESSION, 3, wrong)
+                federation.holder.context(SESSION, 3, wrong)  # type: ignore[arg-type]
 
     def test_contexts_of_others(self, federation: Federation) -> None:
         stranger = KeyHolder(Identity.generate(), SERVER.public, 3).context(SESSION, 3, QUESTION)

@@ -20,7 +20,7 @@ from securefd.defenses.slots import (
     SlotServer,
 )
 from securefd.errors import MessageError, ProtocolError, SealingError
-from securefd.messages import EncryptedSum, encode
+from securefd.messages import EncryptedSum, Opening, encode
 
 SESSION = b"session-of-tests"
 QUESTION = bytes(range(32))
@@ -191,6 +191,42 @@ class TestRefusals:
                 size=masked.size,
                 **fields,
             )
+
+    @pytest.mark.parametrize(
+        "bend", [{"session": b"another-session!"}, {"round": 8}, {"question": bytes(32)}], ids=repr
+    )
+    def test_answers_are_read_where_they_belong(self, bend: dict[str, object]) -> None:
+        masked = Masked()
+        sealed = {client: self.seal(masked) for client in range(3)}
+        asked = masked.server.add(masked.context, sealed, **at(7), size=masked.size)
+        message = masked.holder.open(asked).message
+        with pytest.raises(ProtocolError, match="another"):
+            masked.server.read(message, asked, masked.context, **at(7) | bend)
+        for bad in (asked, masked.context, b""):
+            with pytest.raises(ProtocolError):
+                masked.server.read(bad, asked, masked.context, **at(7))
+        forged = sign_message(HOLDER, masked.quorum.context_place(**at(7), holder=HOLDER.public), 0, b"")
+        with pytest.raises(ProtocolError):
+            masked.server.read(message, forged, masked.context, **at(7))
+        read = masked.server.read(message, asked, masked.context, **at(7))
+        assert (read.size, read.contributors) == (masked.size, (0, 1, 2))
+
+    @pytest.mark.parametrize("slot", [-1, PLAIN_MODULUS])
+    def test_answers_beyond_the_modulus(self, slot: int) -> None:
+        """Masked slots may be anything below it; more would wrap where masks are taken off."""
+        masked = Masked(size=5)
+        sealed = {client: self.seal(masked) for client in range(3)}
+        asked = masked.server.add(masked.context, sealed, **at(7), size=masked.size)
+        place = masked.server.check(masked.context, **at(7)).at("opening", hashlib.sha256(asked).digest())
+        for wrong in (slot, PLAIN_MODULUS - 1):
+            slots = np.zeros(SLOTS, dtype="<i8")
+            slots[-1] = wrong
+            body = encode(Opening(contributors=(0, 1, 2), size=5, slots=slots.tobytes()))
+            message = sign_message(HOLDER, place, 0, body)
+            if wrong == slot:
+                with pytest.raises(ProtocolError, match="slots must be in"):
+                    masked.server.read(message, asked, masked.context, **at(7))
+        assert masked.server.read(message, asked, masked.context, **at(7)).slots[0, -1] == PLAIN_MODULUS - 1
 
     def test_a_second_opening(self) -> None:
         masked = Masked()

@@ -20,7 +20,7 @@ from securefd.errors import ConfigError, ProtocolError
 from securefd.federation import Asked, Consensus, Federations
 from securefd.folder import read_arrays
 from securefd.methods import METHODS, Method
-from securefd.planning import plan
+from securefd.planning import Precisions, plan
 from securefd.recipe import Recipe
 from securefd.runner import pool_of, run
 from tests.engine.samples import N_CLASSES, TREE, config, points, pool
@@ -335,7 +335,7 @@ def test_bytes_of_groups_are_those_of_a_run(tmp_path: Path, settings: Settings, 
         sealing=SealingConfig(kind="masked", groups=3),
     )
     planned, done = plan(chosen), run(chosen, tmp_path / "run", with_local=False)
-    assert planned.precision == "exactly"
+    assert planned.precision == Precisions(up="exactly", down="exactly")
     assert [(w.up, w.down) for w in planned.traffic] == [
         (line["bytes.up"], line["bytes.down"]) for line in done.rounds
     ]
@@ -365,7 +365,7 @@ def refused(**changes: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["masked", "homomorphic"])
+@pytest.mark.parametrize("kind", ["masked", "homomorphic", "masked+homomorphic"])
 @pytest.mark.parametrize("name", ROBUST)
 def test_robust_methods_can_be_sealed_in_groups_only(kind: str, name: str) -> None:
     chosen = possible(kind=kind, name=name)
