@@ -7,6 +7,7 @@ these types prints one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -98,6 +99,19 @@ class Claim:
         return f"{self.observer}, {self.subject}: {promise}{under}. {self.reason}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What noise promises about private data: guarantees by observer, and what they rest on.
+
+    ``basis``: sentences without their last full stop. ``assumption``: what the guarantees need besides
+    mathematics, for `SHARED_BY` observers only.
+    """
+
+    guarantees: Mapping[Observer, Guarantee]
+    basis: str
+    assumption: str | None = None
+
+
 MASKED_ASSUMPTION = (
     "X25519, HKDF, AES, SHA-256 and Ed25519 are secure, and every client has pinned the right identities of "
     "the others"
@@ -111,15 +125,35 @@ WRAPPED_ASSUMPTION = (
     "do not collude); who colludes with clients meets the masks alone"
 )
 
-_DPSGD = (
+SHARED_BY: tuple[Observer, ...] = ("server", "coalition")
+"""Observers who see more than a consensus: what hides single answers from them carries their guarantee."""
+
+DPSGD = (
     "Each client's model is trained by DP-SGD, and answers, their sum and the student are computed from it "
     "without another look at the records. Not covered: record counts and with them the sampling rate, "
     "metrics on private data, and hyper-parameters, which are assumed to be chosen without the private data. "
     "Opacus adds floating-point noise from a generator that is not cryptographic, so epsilon is that of the "
     "ideal Gaussian. A person with records at several clients adds up the clients' costs"
 )
+_UNCOVERED = (
+    "Not covered: whether a client takes part, how many records it has, and hyper-parameters, which are "
+    "assumed to be chosen without private data"
+)
+DISTRIBUTED = (
+    "Each client adds a share of integer noise to its answers, exact and drawn from the operating system's "
+    "keys, before they are masked. What is counted is the noise that this observer doesn't know, of the "
+    "fewest clients whose sum opens, each of which is taken to have added its share; rounding is in the "
+    "sensitivity, and what a sum of shares lacks of one discrete Gaussian is charged. "
+    f"{_UNCOVERED}"
+)
+LOCAL = (
+    "Each client noises its own answers, whole, before anything leaves it, so that nobody has to be trusted. "
+    f"{_UNCOVERED}"
+)
+CENTRAL = f"The server adds the noise, and is trusted to: it sees the sum before. {_UNCOVERED}"
 ENCRYPTED: tuple[SealingKind, ...] = ("homomorphic", "masked+homomorphic")
 _NO_NOISE = "No noise was added, and secrecy is not privacy"
+_NOT_YET = "No noise is added before this observer looks, and secrecy is not privacy"
 _SEEDED = "The noise came from a known seed, as in tests, so it protects nothing"
 
 
@@ -131,13 +165,13 @@ def claims(
     colluders: int = 0,
     honest: int | None = None,
     secrecy_failure: float = 0.0,
-    guarantee: Guarantee | None = None,
+    promise: Promise | None = None,
     histogram: bool = False,
     seeded: bool = False,
 ) -> tuple[Claim, ...]:
     """Return every promise of a run, observer by observer: about records first, then about answers.
 
-    ``guarantee``: of DP-SGD at each client, the largest over the clients; None without noise.
+    ``promise``: of noise, the largest over the clients; None without any.
     ``threshold``: the least number of clients whose sum is opened; None for all.
     ``colluders``: how many clients side with the server; a coalition is listed when it is above 0.
     ``honest``: how many clients outside the coalition every opened sum covers, where a server that doesn't
@@ -159,8 +193,8 @@ def claims(
         observers.append("keyholder")
     if colluders > 0:
         observers.append("coalition")
-    records = [_about_records(o, sealing, n_clients, guarantee, seeded) for o in observers]
-    noised = guarantee is not None and not seeded
+    records = [_about_records(o, sealing, n_clients, promise, seeded) for o in observers]
+    noised = promise is not None and "server" in promise.guarantees and not seeded
     if sealing == "plain":
         return (*records, *_about_plain_answers(colluders, histogram, noised))
     survivors = n_clients if threshold is None else threshold
@@ -179,10 +213,16 @@ def claim_about_records(all_claims: tuple[Claim, ...], observer: Observer) -> Cl
 
 
 def _about_records(
-    observer: Observer, sealing: SealingKind, n_clients: int, guarantee: Guarantee | None, seeded: bool
+    observer: Observer, sealing: SealingKind, n_clients: int, promise: Promise | None, seeded: bool
 ) -> Claim:
-    if guarantee is not None and not seeded:
-        return Claim(observer=observer, subject="records", guarantee=guarantee, reason=f"{_DPSGD}.")
+    if promise is not None and observer in promise.guarantees and not seeded:
+        return Claim(
+            observer=observer,
+            subject="records",
+            guarantee=promise.guarantees[observer],
+            assumption=promise.assumption if observer in SHARED_BY else None,
+            reason=f"{promise.basis}.",
+        )
     seen = {
         "server": {
             "plain": "every client's answers reach the server, and answers tell members from non-members",
@@ -198,7 +238,7 @@ def _about_records(
         }.get(sealing, ""),
         "coalition": _coalition_sees(n_clients),
     }[observer]
-    cause = _SEEDED if seeded else _NO_NOISE
+    cause = _SEEDED if seeded else _NO_NOISE if promise is None else _NOT_YET
     return Claim(observer=observer, subject="records", reason=f"{cause}: {seen}.")
 
 
@@ -250,7 +290,7 @@ def _about_sealed_answers(
     )
     found = [Claim(observer="server", subject="answers", assumption=hidden, reason=server)]
     if sealing == "homomorphic":
-        opens = "The key holder opens the sum and nothing else."
+        opens = f"The key holder opens the sum and nothing else. {_differences(n_clients, survivors)}".strip()
         found.append(
             Claim(observer="keyholder", subject="answers", assumption=KEYHOLDER_ASSUMPTION, reason=opens)
         )

@@ -1,14 +1,20 @@
 """The ledger: what was spent on one data set, on disk before anything that it paid for leaves.
 
 One JSON object a line. Each line holds the SHA-256 of the line before it and its own content, so an
-altered, lost or moved line is noticed; a tail cut at a line's end, or an old copy put back, is not,
-as long as nobody else keeps the last hash. ``charge`` returns only after the line is on stable storage,
-so a crash can leave something paid for and not released, never the reverse.
+altered, lost or moved line is noticed; a tail cut at a line's end, or an old copy put back, is noticed by
+the receipts of a witness (``securefd.defenses.witness``). ``charge`` returns only after the line is on stable
+storage and countersigned, so a crash can leave something paid for and not released, never the reverse.
+
+Spending is counted in one of two ways, which the first line fixes:
+
+- As a schedule, all of which was fixed before the first access: composed by PLD, or by Renyi curves where a
+  charge has only that.
+- By a Renyi filter (``securefd.defenses.filters``), whose budget and order are preset: accesses may be chosen
+  by looking at what was released before, as those of a later run on the same data always are.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -22,24 +28,39 @@ import msgspec
 from securefd.defenses import accounting
 from securefd.defenses.charges import Charge
 from securefd.defenses.claims import Guarantee, Unit
+from securefd.defenses.filters import RenyiFilter
+from securefd.defenses.journal import Journal
+from securefd.defenses.witness import Head, Receipts
 from securefd.errors import BudgetExceeded, LedgerError, PrivacyError
 
 GENESIS = "0" * 64
+VERSION: Literal[2] = 2
+"""Of ledgers that are made. Version 1 had no filters, and is read as what it was: a schedule."""
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="opened"):
-    """The first line: a random name, so that no line fits another ledger, and the unit of privacy."""
+class Opened(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="opened"
+):
+    """The first line: a random name, so that no line fits another ledger, and how it counts."""
 
-    version: Literal[1]
+    version: Literal[1, 2]
     name: str
     unit: Unit
+    filter: RenyiFilter | None = None
 
 
-class Charged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="charged"):
-    """One private access: what it was for, and its cost."""
+class Charged(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="charged"
+):
+    """One private access: what it was for, and its cost.
+
+    ``nonce``: random, so that no access is taken for another: a ledger that was put back and charged with the
+    same again has another head. Version 1 had none.
+    """
 
     what: str
     charge: Charge
+    nonce: str = ""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,41 +76,47 @@ def _chained(previous: str, entry: Opened | Charged) -> Line:
 
 
 class Ledger:
-    """An open ledger, locked against every other process until it is closed.
+    """An open ledger, locked against every other process until it is closed."""
 
-    ``spent`` composes by PLD, which is proven for schedules that were fixed before the first access;
-    noise or steps chosen by looking at earlier results are outside it.
-    """
-
-    def __init__(self, path: Path, descriptor: int, budget: Guarantee) -> None:
+    def __init__(self, path: Path, journal: Journal, budget: Guarantee, receipts: Receipts | None) -> None:
         """Use ``Ledger.open``."""
         self.path = path
         self.budget = budget
-        self._descriptor = descriptor
+        self._journal = journal
+        self._receipts = receipts
+        self._opened: Opened | None = None
         self._charged: list[Charged] = []
-        self._last = GENESIS
-        self._hashes = {GENESIS}
+        self._hashes: list[str] = []
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], budget: Guarantee) -> Ledger:
-        """Open or create the ledger, lock it and verify every line.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        budget: Guarantee,
+        *,
+        order: float | None = None,
+        receipts: Receipts | None = None,
+    ) -> Ledger:
+        """Open or create the ledger, lock it, verify every line, and compare it with its receipts.
+
+        ``order``: for accesses that are chosen adaptively; of the filter (``filters.best_order``), if the
+        ledger is made now: its budget is fixed then too, and the filter's own order counts from then on.
+        Without one, a filter that is there is opened as it is, and stops where it was made to.
+        ``receipts``: what a witness signed; without them a cut tail or an old copy isn't noticed.
 
         A last line without its line feed is the trace of a crash inside ``charge``, before anything was
         released: if it is whole it counts as spent, else it is removed. Raises LedgerError if
-        another process has the ledger open, or names the first line that isn't as it was written;
-        PrivacyError for a budget of nothing.
+        another process has the ledger open, names the first line that isn't as it was written, or says what
+        the witness saw that isn't there; PrivacyError for a budget of nothing, or that an order says
+        nothing about.
         """
         path = Path(path)
         if not budget.epsilon > 0 or not budget.delta > 0:
             raise PrivacyError(f"budget must have epsilon > 0 and delta > 0, got {budget}")
+        preset = None if order is None else _preset(order, budget)
+        ledger = cls(path, Journal.open(path, "ledger"), budget, receipts)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LedgerError(f"ledger {path} can't be opened: {error.strerror}") from error
-        ledger = cls(path, descriptor, budget)
-        try:
-            ledger._lock()
-            ledger._load()
+            ledger._load(preset)
         except BaseException:
             ledger.close()
             raise
@@ -101,9 +128,14 @@ class Ledger:
         return tuple(self._charged)
 
     @property
+    def filter(self) -> RenyiFilter | None:
+        """The preset filter, or None where the ledger counts a schedule."""
+        return self._first.filter
+
+    @property
     def head(self) -> str:
         """The hash of the last line, in hex: what a stored release is tied to."""
-        return self._last
+        return self._hashes[-1]
 
     def check_holds(self, head: str, what: str) -> None:
         """Refuse a ledger that hasn't the line which paid for ``what``: it is another, an older or a new
@@ -116,35 +148,41 @@ class Ledger:
             )
 
     def spent(self) -> Guarantee:
-        """Return everything spent, composed at the budget's delta and relation."""
-        return self._guarantee(self._price([entry.charge for entry in self._charged]))
+        """Return what is proven of everything that was spent.
+
+        Of a schedule, its composition at the budget's delta and relation. Of a filter, its whole preset
+        budget, however little was spent, but for nothing at all: who stops because of what was released
+        doesn't earn less.
+        """
+        return self._proven(self._price([entry.charge for entry in self._charged]))
+
+    def price(self, charges: Sequence[Charge]) -> float:
+        """Return the epsilon of ``charges`` by themselves, by this ledger's way of counting."""
+        return self._price(list(charges))
 
     def charge(self, charge: Charge, what: str) -> Guarantee:
-        """Write the cost of one private access, or refuse it; return everything spent by then.
+        """Write the cost of one private access, or refuse it; return what is proven by then.
 
         Call it before noise is drawn or anything is released. Raises BudgetExceeded, with nothing written,
-        if the budget doesn't cover it, and LedgerError if it can't be written; the ledger is then closed.
+        if the budget doesn't cover it, and LedgerError if it can't be written or countersigned; the ledger
+        is then closed.
         """
-        if self._descriptor < 0:
+        if not self._journal.is_open:
             raise LedgerError(f"ledger {self.path} is closed; open it again before charging {what!r}")
         before = [entry.charge for entry in self._charged]
         total = self._price([*before, charge])
-        if not total <= self.budget.epsilon:
-            raise BudgetExceeded(
-                f"{what!r} costs epsilon = {self._price([charge]):.4g} by itself and would bring ledger "
-                f"{self.path} from {self._price(before):.4g} to {total:.4g}, towards any observer, above its "
-                f"budget of {self.budget}; use fewer steps or more noise, or grant a larger budget"
-            )
-        entry = Charged(what=what, charge=charge)
+        if not self._allows([*before, charge], total):
+            raise BudgetExceeded(self._excess(what, charge, before))
+        entry = Charged(what=what, charge=charge, nonce=secrets.token_hex(16))
         self._append(entry)
         self._charged.append(entry)
-        return self._guarantee(total)
+        if self._receipts is not None:
+            self._countersign(self._receipts)
+        return self._proven(total)
 
     def close(self) -> None:
         """Release the lock. Closing twice does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._journal.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -154,115 +192,139 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _price(self, charges: list[Charge]) -> float:
-        event = accounting.compose(charge.event for charge in charges)
-        return accounting.epsilon(event, self.budget.delta, self.budget.relation)
+    @property
+    def _first(self) -> Opened:
+        assert self._opened is not None
+        return self._opened
 
-    def _guarantee(self, epsilon: float) -> Guarantee:
+    def _price(self, charges: list[Charge]) -> float:
+        if self.filter is not None:
+            return self.filter.price(charges)
+        return accounting.spent(charges, self.budget.delta, self.budget.relation)
+
+    def _allows(self, charges: list[Charge], price: float) -> bool:
+        if self.filter is not None:
+            return self.filter.cost(charges) <= self.filter.limit(self.budget)
+        return price <= self.budget.epsilon
+
+    def _excess(self, what: str, charge: Charge, before: list[Charge]) -> str:
+        """Why ``charge`` is refused, and what can be done."""
+        steps = [[charge], before, [*before, charge]]
+        if self.filter is not None:
+            # An epsilon of a part says little: converting costs most of a small one.
+            limit = self.filter.limit(self.budget)
+            alone, spent, total = (
+                f"{self.filter.cost(charges) / limit:.2%}" if limit > 0 else "all" for charges in steps
+            )
+            costs = f"{alone} of the budget"
+            remedy = f"grant as much as it was made for, epsilon = {self.filter.epsilon:.4g}, and never more"
+        else:
+            alone, spent, total = (f"{self._price(charges):.4g}" for charges in steps)
+            costs = f"epsilon = {alone}"
+            remedy = "grant a larger budget"
+        return (
+            f"{what!r} costs {costs} by itself and would bring ledger {self.path} from {spent} to {total}, "
+            f"towards any observer, above its budget of {self.budget}; use fewer steps or more noise, or "
+            f"{remedy}"
+        )
+
+    def _proven(self, epsilon: float) -> Guarantee:
         budget = self.budget
+        if self.filter is not None and self._charged:
+            return _guarantee(self.filter, budget.unit)
         return Guarantee(epsilon=epsilon, delta=budget.delta, unit=budget.unit, relation=budget.relation)
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LedgerError(
-                f"ledger {self.path} is in use by another process; wait until it ends"
-            ) from error
+    def _load(self, preset: RenyiFilter | None) -> None:
+        for raw in self._journal.lines:
+            self._accept(raw)
+        self._journal.settle(self._accept_last)
+        if self._opened is None:
+            opened = Opened(version=VERSION, name=secrets.token_hex(16), unit=self.budget.unit, filter=preset)
+            self._append(opened)
+            self._opened = opened
+        if self._receipts is not None:
+            self._receipts.check(self.path, self._first.name, self._hashes)
+        self._check_counting(preset)
 
-    def _load(self) -> None:
-        content = _read_all(self._descriptor)
-        whole, _, tail = content.rpartition(b"\n")
-        kept = len(whole) + 1 if b"\n" in content else 0
-        lines = content[:kept].splitlines(keepends=True)
-        for number, raw in enumerate(lines, start=1):
-            self._accept(number, _parse(raw[:-1]))
-        if tail:
-            self._mend(len(lines) + 1, kept, tail)
-        if self._last == GENESIS:
-            self._append(Opened(version=1, name=secrets.token_hex(16), unit=self.budget.unit))
-
-    def _accept(self, number: int, line: Line | None) -> None:
+    def _accept(self, raw: bytes) -> None:
         """Follow the chain by one line."""
-        if line is None or line != _chained(self._last, line.entry):
+        number, line = len(self._hashes) + 1, _parse(raw)
+        if line is None or line != _chained(self._hashes[-1] if self._hashes else GENESIS, line.entry):
+            if number == 1 and (version := _version(raw)) > VERSION:
+                raise LedgerError(
+                    f"ledger {self.path} has version {version}, and this program reads up to {VERSION}; use "
+                    "the one that wrote it, or a later one"
+                )
             raise LedgerError(
                 f"line {number} of ledger {self.path} is not as it was written: it, or a line before it, was "
                 "altered, lost or moved; restore the ledger, or treat its data set as spent"
             )
-        first = number == 1
-        if isinstance(line.entry, Opened) is not first:
+        if isinstance(line.entry, Opened) is not (number == 1):
             raise LedgerError(f"line {number} of ledger {self.path} is out of place; restore the ledger")
         if isinstance(line.entry, Charged):
             self._charged.append(line.entry)
-        elif line.entry.unit != self.budget.unit:
-            raise LedgerError(
-                f"ledger {self.path} counts by {line.entry.unit}, and the budget is for one "
-                f"{self.budget.unit}; use another ledger or budget"
-            )
-        self._follow(line)
-
-    def _mend(self, number: int, kept: int, tail: bytes) -> None:
-        """Settle a last line that a crash cut short."""
-        line = _parse(tail)
-        if line is not None:
-            self._accept(number, line)
-            self._write(b"\n", kept + len(tail))
         else:
-            self._truncate(kept)
+            self._opened = line.entry
+        self._hashes.append(line.hash)
+
+    def _accept_last(self, raw: bytes) -> bool:
+        """The same for a last line that a crash may have cut short; False if it did."""
+        if _parse(raw) is None:
+            return False
+        self._accept(raw)
+        return True
+
+    def _check_counting(self, preset: RenyiFilter | None) -> None:
+        """Refuse a budget that the ledger wasn't made for."""
+        first, budget = self._first, self.budget
+        if first.unit != budget.unit:
+            raise LedgerError(
+                f"ledger {self.path} counts by {first.unit}, and the budget is for one "
+                f"{budget.unit}; use another ledger or budget"
+            )
+        if first.filter is None:
+            if preset is not None:
+                raise LedgerError(
+                    f"ledger {self.path} counts schedules that were fixed before the first access, and a run "
+                    "that is decided after another isn't; name another folder in privacy.ledger, and what "
+                    f"{self.path} holds comes on top of the budget there"
+                )
+            return
+        made = _guarantee(first.filter, first.unit)
+        if budget.relation != made.relation:
+            raise LedgerError(
+                f"ledger {self.path} was made for {made}, and the budget is {budget}; a filter keeps its "
+                "relation: give that one"
+            )
+        if preset is not None and (budget.epsilon > made.epsilon or budget.delta > made.delta):
+            raise LedgerError(
+                f"ledger {self.path} was made for {made}, and the budget is {budget}; what is spent "
+                "adaptively is proven for a budget that was set before the first access, so it can't grow: "
+                "give no more than that"
+            )
+        first.filter.allowance()
+
+    def _countersign(self, receipts: Receipts) -> None:
+        try:
+            receipts.countersign(Head(name=self._first.name, lines=len(self._hashes), hash=self.head))
+        except BaseException:
+            self.close()
+            raise
 
     def _append(self, entry: Opened | Charged) -> None:
-        line = _chained(self._last, entry)
-        self._write(msgspec.json.encode(line) + b"\n", os.fstat(self._descriptor).st_size)
-        self._follow(line)
-
-    def _follow(self, line: Line) -> None:
-        self._last = line.hash
-        self._hashes.add(line.hash)
-
-    def _write(self, content: bytes, offset: int) -> None:
-        """Put ``content`` at ``offset`` and wait for the disk; after a failure nobody knows what it holds."""
-        try:
-            while content:
-                written = os.pwrite(self._descriptor, content, offset)
-                content, offset = content[written:], offset + written
-            self._sync()
-        except OSError as error:
-            self.close()
-            raise LedgerError(
-                f"ledger {self.path} can't be written: {error.strerror}; nothing may be released; mend "
-                "the disk and open the ledger again"
-            ) from error
-
-    def _truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
-        self._sync()
-
-    def _sync(self) -> None:
-        _flush(self._descriptor)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        line = _chained(self._hashes[-1] if self._hashes else GENESIS, entry)
+        self._journal.append(msgspec.json.encode(line))
+        self._hashes.append(line.hash)
 
 
-def _flush(descriptor: int) -> None:
-    # macOS keeps fsynced data in the drive's cache; this call empties that too.
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(descriptor)
-    else:
-        fcntl.fcntl(descriptor, full)
+def _preset(order: float, budget: Guarantee) -> RenyiFilter:
+    preset = RenyiFilter(order=order, epsilon=budget.epsilon, delta=budget.delta, relation=budget.relation)
+    preset.allowance()
+    return preset
 
 
-def _read_all(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    chunks, offset = [], 0
-    while offset < size:
-        chunk = os.pread(descriptor, size - offset, offset)
-        chunks.append(chunk)
-        offset += len(chunk)
-    return b"".join(chunks)
+def _guarantee(preset: RenyiFilter, unit: Unit) -> Guarantee:
+    return Guarantee(epsilon=preset.epsilon, delta=preset.delta, unit=unit, relation=preset.relation)
 
 
 def _parse(raw: bytes) -> Line | None:
@@ -272,3 +334,11 @@ def _parse(raw: bytes) -> Line | None:
     except (msgspec.DecodeError, PrivacyError):
         return None
     return line if msgspec.json.encode(line) == raw else None
+
+
+def _version(raw: bytes) -> int:
+    """The version that a first line says it is of, or 0."""
+    try:
+        return int(msgspec.json.decode(raw)["entry"]["version"])
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return 0

@@ -9,6 +9,7 @@ the later ones by looking at the earlier ones' outputs, as long as their costs w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache, singledispatch
 
@@ -41,12 +42,15 @@ def curve(charge: Charge, relation: Relation) -> Curve:
     """
     if relation not in RELATIONS:
         raise PrivacyError(f"relation must be one of {', '.join(RELATIONS)}, got {relation!r}")
-    return _curve(charge, relation)
+    return _computed(charge, relation).copy()
 
 
 def total(charges: Iterable[Charge], relation: Relation) -> Curve:
     """The curve of all ``charges`` together."""
-    return np.asarray(sum((curve(charge, relation) for charge in charges), np.zeros(len(ORDERS))))
+    found = np.zeros(len(ORDERS))
+    for charge, times in Counter(charges).items():
+        found += times * curve(charge, relation)
+    return found
 
 
 def epsilon(divergences: Curve, delta: float) -> float:
@@ -71,6 +75,11 @@ def _conversion(delta: float) -> Curve:
     return np.asarray(
         np.log((_ALPHA - 1) / _ALPHA) - (math.log(delta) + np.log(_ALPHA)) / (_ALPHA - 1), dtype=np.float64
     )
+
+
+@lru_cache(maxsize=4096)
+def _computed(charge: Charge, relation: Relation) -> Curve:
+    return _curve(charge, relation)
 
 
 @singledispatch

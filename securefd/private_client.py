@@ -1,40 +1,99 @@
-"""One client's private accesses on disk: paid for, then made, then stored, then sent."""
+"""One client's private accesses on disk: paid for, then made, then stored, then sent.
+
+What was paid is countersigned before it is made: by the run's server, or a witness that is kept across runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from securefd.checkpoint import pack_state, unpack_state
 from securefd.config import PrivacyConfig
+from securefd.defenses import filters
+from securefd.defenses.charges import Charge
 from securefd.defenses.claims import Guarantee
 from securefd.defenses.ledger import Ledger
-from securefd.errors import BudgetExceeded, ModelError
+from securefd.defenses.witness import FolderWitness, Receipts
+from securefd.errors import BudgetExceeded, ConfigError, ModelError
 from securefd.fleet import State
 from securefd.folder import make, read_arrays, write_arrays
 from securefd.models import ModelSpec
 from securefd.private import PrivatePlan, train_part
 
 
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Where one client's spending is kept, what it may come to, and who countersigns it.
+
+    A ledger that is shared across runs counts by a filter of the Renyi order ``order``, since a later run is
+    decided by whoever saw the earlier ones. One of a single run counts that run's schedule, which is fixed
+    before it starts.
+
+    The witness is the server of the run, whose folder lies beside the clients', unless ``privacy.witness``
+    names another. A run's own server knows no other run: only a witness that is kept notices what was cut
+    from a shared ledger between two runs.
+    """
+
+    path: Path
+    budget: Guarantee
+    order: float | None
+    receipts: Receipts
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        number: int,
+        privacy: PrivacyConfig,
+        *,
+        planned: Guarantee,
+        charges: Sequence[Charge],
+    ) -> Account:
+        """``folder``: ``clients/<number>`` of a run. ``planned``, ``charges``: what the run is to cost.
+
+        Raises ConfigError for a budget that doesn't cover the run.
+        """
+        budget = _budget(planned, privacy)
+        path, receipts = ledger_path(folder, number, privacy), folder / "receipts.jsonl"
+        order = None
+        if privacy.ledger:
+            order = filters.best_order(charges, budget.delta, budget.relation, budget.epsilon)
+        if privacy.witness:  # its receipts serve the next run too
+            receipts = path.with_suffix(".receipts.jsonl")
+        witness = Path(privacy.witness) if privacy.witness else folder.parent.parent / "server"
+        return cls(path=path, budget=budget, order=order, receipts=Receipts(receipts, FolderWitness(witness)))
+
+    def open(self) -> Ledger:
+        """The ledger, in a folder that is made if it isn't there."""
+        if not self.path.parent.is_dir():  # one that is there belongs to its owner, rights and all
+            make(self.path.parent)
+        return Ledger.open(self.path, self.budget, order=self.order, receipts=self.receipts)
+
+
 class PrivateClient:
     """Run by one client. Its ledger lies in its own folder, or in the one that is shared across runs."""
 
     def __init__(self, folder: Path, number: int, plan: PrivatePlan, privacy: PrivacyConfig) -> None:
-        self._folder = folder
+        """``folder``: ``clients/<number>`` of a run."""
         self._plan = plan
         self.number = number
         self._model = folder / "private.safetensors"
         self._counts = folder / "counts.safetensors"
+        counted = [] if plan.counts is None else [plan.counts.charge]
+        self._account = Account.of(
+            folder,
+            number,
+            privacy,
+            planned=plan.guarantee,
+            charges=[*counted, plan.mechanism.charge],
+        )
         make(folder)
-        if privacy.ledger:
-            if not Path(privacy.ledger).is_dir():  # one that is there belongs to its owner, rights and all
-                make(Path(privacy.ledger))
-            self._ledger = Path(privacy.ledger) / f"client-{number}.jsonl"
-        else:
-            self._ledger = folder / "ledger.jsonl"
 
     def counts(self, labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float64] | None:
         """Noisy class counts, drawn and paid for once; None where the method uses none."""
@@ -46,7 +105,7 @@ class PrivateClient:
             with self._open() as ledger:
                 ledger.charge(plan.charge, "class counts")
                 noisy = plan(np.bincount(labels, minlength=n_classes))
-                write_arrays(path, {"counts": noisy} | _tied(ledger))
+                write_arrays(path, {"counts": noisy} | tied(ledger))
         return np.asarray(read_arrays(path)["counts"], dtype=np.float64)
 
     def train(
@@ -81,7 +140,7 @@ class PrivateClient:
                 )
                 self._check_finite(state)
                 stored = pack_state("model", state) | {"parts": np.array([part + 1])}
-                write_arrays(self._model, stored | _tied(ledger))
+                write_arrays(self._model, stored | tied(ledger))
                 advance(1)
         return state
 
@@ -97,7 +156,7 @@ class PrivateClient:
         )
 
     def spent(self) -> Guarantee:
-        """Everything in the ledger, composed."""
+        """What is proven of everything in the ledger: of a shared one, its whole preset budget."""
         with self._open() as ledger:
             return ledger.spent()
 
@@ -119,7 +178,7 @@ class PrivateClient:
 
     def _open(self) -> Ledger:
         """The ledger, if it holds what paid for everything that is stored."""
-        ledger = Ledger.open(self._ledger, self._plan.guarantee)
+        ledger = self._account.open()
         try:
             for stored in (self._counts, self._model):
                 if stored.exists():
@@ -130,6 +189,25 @@ class PrivateClient:
         return ledger
 
 
-def _tied(ledger: Ledger) -> dict[str, NDArray[np.uint8]]:
+def ledger_path(folder: Path, number: int, privacy: PrivacyConfig) -> Path:
+    """Where the ledger of the client in ``folder`` lies."""
+    if privacy.ledger:
+        return Path(privacy.ledger) / f"client-{number}.jsonl"
+    return folder / "ledger.jsonl"
+
+
+def _budget(planned: Guarantee, privacy: PrivacyConfig) -> Guarantee:
+    """What the ledger may come to."""
+    if privacy.budget is None:
+        return planned
+    if not privacy.budget >= planned.epsilon:
+        raise ConfigError(
+            f"privacy.budget must cover what one run costs, epsilon = {planned.epsilon:.4g}, got "
+            f"{privacy.budget:g}; raise it, or use more noise"
+        )
+    return replace(planned, epsilon=privacy.budget)
+
+
+def tied(ledger: Ledger) -> dict[str, NDArray[Any]]:
     """What ties a stored release to the ledger that paid for it."""
     return {"ledger": np.frombuffer(bytes.fromhex(ledger.head), dtype=np.uint8)}

@@ -6,23 +6,33 @@ import re
 
 import pytest
 
-from securefd.defenses.claims import Claim, Guarantee, claim_about_records, claims
+from securefd.defenses.claims import (
+    DPSGD,
+    Claim,
+    Guarantee,
+    Observer,
+    Promise,
+    claim_about_records,
+    claims,
+)
 from securefd.errors import PrivacyError
 
 EIGHT = Guarantee(epsilon=8.0, delta=1e-5, unit="record", relation="add-or-remove")
-SEALINGS = ("plain", "masked", "homomorphic")
+EVERYONE: tuple[Observer, ...] = ("server", "peer", "release", "keyholder", "coalition")
+PROMISE = Promise(guarantees=dict.fromkeys(EVERYONE, EIGHT), basis=DPSGD)
+SEALINGS = ("plain", "masked", "homomorphic", "masked+homomorphic")
 
 
 def every_run():
     """Yield the arguments of every kind of run."""
-    for sealing, colluders, guarantee, histogram, seeded in itertools.product(
-        SEALINGS, (0, 2, 4), (None, EIGHT), (False, True), (False, True)
+    for sealing, colluders, promise, histogram, seeded in itertools.product(
+        SEALINGS, (0, 2, 4), (None, PROMISE), (False, True), (False, True)
     ):
         yield {
             "sealing": sealing,
             "n_clients": 5,
             "colluders": colluders,
-            "guarantee": guarantee,
+            "promise": promise,
             "histogram": histogram,
             "seeded": seeded,
         }
@@ -32,10 +42,10 @@ def every_run():
 def test_each_observer_has_one_claim_about_records_and_no_bare_epsilon_is_printed(run):
     found = claims(**run)
     observers = {"server", "peer", "release"}
-    observers |= {"keyholder"} if run["sealing"] == "homomorphic" else set()
+    observers |= {"keyholder"} if "homomorphic" in run["sealing"] else set()
     observers |= {"coalition"} if run["colluders"] else set()
     assert sorted(c.observer for c in found if c.subject == "records") == sorted(observers)
-    proven = run["guarantee"] is not None and not run["seeded"]
+    proven = run["promise"] is not None and not run["seeded"]
     for claim in found:
         text = str(claim)
         assert text.startswith(claim.observer)
@@ -68,11 +78,11 @@ def test_plain_class_counts_are_named_and_called_noised_only_when_they_are():
 
     assert "class counts" in reason()
     assert "noised" not in reason()
-    assert "noised class counts" in reason(guarantee=EIGHT)
-    assert "noised" not in reason(guarantee=EIGHT, seeded=True)
+    assert "noised class counts" in reason(promise=PROMISE)
+    assert "noised" not in reason(promise=PROMISE, seeded=True)
 
 
-@pytest.mark.parametrize("sealing", ["masked", "homomorphic"])
+@pytest.mark.parametrize("sealing", SEALINGS[1:])
 def test_sealed_answers_hang_on_an_assumption_until_all_but_one_collude(sealing):
     def about_answers(colluders):
         found = claims(sealing=sealing, n_clients=5, colluders=colluders)
@@ -82,6 +92,22 @@ def test_sealed_answers_hang_on_an_assumption_until_all_but_one_collude(sealing)
     assert about_answers(3)["coalition"].kind == "cryptographic"
     assert about_answers(4)["coalition"].kind == "none"
     assert claims(sealing=sealing, n_clients=1)[-1].kind == "none"
+
+
+@pytest.mark.parametrize("threshold", [None, 5, 3])
+def test_an_encrypted_sum_is_promised_by_a_server_that_follows_the_protocol(threshold):
+    """Whoever sees sums of changing clients can subtract them: the key holder as well."""
+    found = claims(sealing="homomorphic", n_clients=5, threshold=threshold)
+    server, holder = (
+        next(c for c in found if (c.observer, c.subject) == (observer, "answers"))
+        for observer in ("server", "keyholder")
+    )
+    assert "the server follows the protocol" in str(server)
+    assert "whether it follows" not in server.reason
+    which = "over at least 3 of 5 clients" if threshold == 3 else "over all 5 clients"
+    assert which in server.reason
+    for claim in (server, holder):
+        assert ("differ by one client" in claim.reason) == (threshold == 3)
 
 
 def test_a_sparse_graph_promises_the_honest_minimum_and_not_the_threshold():
@@ -97,13 +123,13 @@ def test_a_sparse_graph_promises_the_honest_minimum_and_not_the_threshold():
 
 
 def test_the_noise_of_opacus_is_described_as_it_is():
-    reason = claim_about_records(claims(sealing="masked", n_clients=5, guarantee=EIGHT), "release").reason
+    reason = claim_about_records(claims(sealing="masked", n_clients=5, promise=PROMISE), "release").reason
     for caveat in ("floating-point", "not cryptographic", "record counts", "hyper-parameters"):
         assert caveat in reason
 
 
 def test_seeded_noise_earns_nothing():
-    claim = claim_about_records(claims(sealing="plain", n_clients=2, guarantee=EIGHT, seeded=True), "server")
+    claim = claim_about_records(claims(sealing="plain", n_clients=2, promise=PROMISE, seeded=True), "server")
     assert claim.kind == "none"
     assert "known seed" in claim.reason
 
