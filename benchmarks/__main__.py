@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import communication, fleet, homomorphic, mnist, report, scale, sealing
+from benchmarks import communication, fleet, homomorphic, mnist, noise, report, scale, sealing
 from securefd.errors import SecurefdError
 
-PARTS = ("fleet", "communication", "sealing", "homomorphic", "scale", "mnist")
+PARTS = ("fleet", "communication", "sealing", "homomorphic", "noise", "scale", "mnist")
 ON_MNIST = ("scale", "mnist")
 
 
@@ -68,6 +68,8 @@ def _measure(part: str, method: str | None, folder: Path) -> None:
         sealing.measure()
     elif part == "homomorphic":
         homomorphic.measure()
+    elif part == "noise":
+        noise.measure()
     elif part == "scale":
         scale.measure(folder)
     else:

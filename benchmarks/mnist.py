@@ -27,7 +27,7 @@ ALPHAS = (0.1, 0.5)
 THREE_SEEDS = ("balanced", "dsfl", "fedavg", "cfd")
 SIX_SEEDS = (("dsfl", 0.1), ("cfd", 0.1))
 """Their difference varies by more from seed to seed than it is."""
-METHODS = ("balanced", "dsfl", "dsfl-power", "feddf", "fedmd", "cfd", "fedct", "fd")
+METHODS = ("balanced", "dsfl", "dsfl-power", "feddf", "fedmd", "cfd", "fedct", "votes", "fd")
 BASELINES = ("local", "pooled", "fedavg", "fedavg-long")
 MODELS = ("cnn", "resnet", "mlp", "benchmarks.architectures:wide_cnn", "benchmarks.architectures:deep_mlp")
 CLIENTS_EACH = 2

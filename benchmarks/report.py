@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import communication, fleet, homomorphic, mnist, scale, sealing, sealing_report
+from benchmarks import communication, fleet, homomorphic, mnist, noise, scale, sealing, sealing_report
 from benchmarks.store import kept
 from benchmarks.tables import NOT_RUN, Found, Row, at_least, at_most, table, targets, verdict, where
 
@@ -20,7 +20,7 @@ Cells = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
 HEAD = """# Results
 
 Written by `make bench`, never by hand. `make bench ONLY=name` measures one part again: `fleet`,
-`communication`, `sealing`, `homomorphic`, `scale`, `mnist`, or one method on MNIST, as in
+`communication`, `sealing`, `homomorphic`, `noise`, `scale`, `mnist`, or one method on MNIST, as in
 `ONLY=mnist:balanced`; `scale` and `mnist` also need `MNIST=folder`, with MNIST's IDX files. What was measured
 is kept in `benchmarks/results/`. A figure that misses its target is printed as it is.
 """
@@ -36,6 +36,7 @@ def write(place: Path = PLACE) -> None:
             kept(scale.PLACE),
             kept(sealing.PLACE),
             kept(homomorphic.PLACE),
+            kept(noise.PLACE),
             mnist.results(),
         )
     )
@@ -48,6 +49,7 @@ def text(
     of_scale: Mapping[str, Any] | None,
     of_sealing: Mapping[str, Any] | None,
     of_homomorphic: Mapping[str, Any] | None,
+    of_noise: Mapping[str, Any] | None,
     of_mnist: Sequence[Mapping[str, Any]],
 ) -> str:
     """The file, from what is there."""
@@ -62,11 +64,13 @@ def text(
             + _scale_targets(of_scale)
             + sealing_report.masked_targets(of_sealing)
             + sealing_report.homomorphic_targets(of_homomorphic)
+            + noise.targets(of_noise)
         ),
         _mnist(cells, of_mnist),
         _communication(of_communication, cells),
         sealing_report.masked(of_sealing),
         sealing_report.homomorphic(of_homomorphic),
+        noise.section(of_noise),
         _fleet(of_fleet),
         _scale(of_scale),
     )

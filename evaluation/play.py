@@ -19,6 +19,7 @@ from securefd.defenses.sealing import PartialSum
 from securefd.federation import Federations
 from securefd.private import PrivatePlan, plan_private, train_part
 from securefd.recipe import Recipe
+from securefd.releases import ReleasePlan, plan_releases
 from securefd.result import Run
 from securefd.runner import one_thread, pool_of
 
@@ -29,12 +30,16 @@ Rows = Sequence[NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Play:
-    """Everything about a federation but who takes part. ``plans``: of private clients, else empty."""
+    """Everything about a federation but who takes part.
+
+    ``plans``: of private clients, else empty. ``releases``: of noised answers, or None.
+    """
 
     recipe: Recipe
     pool: Pool
     public: NDArray[np.float32]
     plans: tuple[PrivatePlan, ...]
+    releases: ReleasePlan | None
     device: str
 
     @classmethod
@@ -49,6 +54,7 @@ class Play:
             pool=pool_of(split.clients)[0],
             public=split.public,
             plans=tuple(plan_private(config.privacy, recipe, sizes)) if private and config.privacy else (),
+            releases=plan_releases(config, recipe, len(split.public)),
             device=config.performance.device,
         )
 
@@ -63,7 +69,14 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
     with one_thread():
         counts = _noisy_counts(setup, rows)
         federations = Federations(
-            recipe, setup.pool, rows, setup.public, counts=counts, device=setup.device, workers=1
+            recipe,
+            setup.pool,
+            rows,
+            setup.public,
+            counts=counts,
+            releases=setup.releases,
+            device=setup.device,
+            workers=1,
         )
         if setup.plans:
             _train_privately(setup, federations, counts)
@@ -72,9 +85,10 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
             if not setup.plans:
                 federations.fit(number)
             asked = federations.ask(number)
-            vectors = np.array(federations.answer(asked))
+            vectors = _noised(setup.releases, np.array(federations.answer(asked)), number)
             parts = [_parts(recipe, own) for own in vectors]
-            consensus = federations.combine(asked, list(vectors.sum(axis=1)), parts)
+            totals = [_noised_sum(setup.releases, own.sum(axis=0)) for own in vectors]
+            consensus = federations.combine(asked, totals, parts)
             federations.digest(asked, consensus, clients=number + 1 < recipe.settings.rounds)
             shape = recipe.blocks(len(asked.asked))[0].shape
             size = int(np.prod(shape))
@@ -82,7 +96,7 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
                 f"queries.{number}": asked.asked,
                 f"answers.{number}": vectors[..., :size]
                 .reshape(*vectors.shape[:2], *shape)
-                .astype(np.uint32),
+                .astype(np.uint32 if setup.releases is None else np.int64),
                 f"consensus.{number}": np.stack([each.fresh for each in consensus]),
             }
         federations.finish()
@@ -95,6 +109,23 @@ def _parts(recipe: Recipe, vectors: NDArray[np.int64]) -> list[PartialSum]:
     """What a server would combine of one federation's answers ``(n_clients, d)``: sums of groups, or each."""
     groups = recipe.groups or tuple((k,) for k in range(len(vectors)))
     return [PartialSum(total=vectors[list(group)].sum(axis=0), clients=group) for group in groups]
+
+
+def _noised(releases: ReleasePlan | None, vectors: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """What leaves each client ``(F, n_clients, d)``, with fresh noise where the deployed clients add some."""
+    if releases is None:
+        return vectors
+    noised = np.empty_like(vectors)
+    for place in np.ndindex(*vectors.shape[:2]):
+        sealed, noise = releases.release(vectors[place], number)
+        noised[place] = sealed if noise is None else sealed + noise
+    return noised
+
+
+def _noised_sum(releases: ReleasePlan | None, total: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What a server makes of the sum that it opened before anyone else sees it."""
+    central = releases is not None and releases.route.name == "central" and total.size
+    return releases.noised_sum(total) if releases is not None and central else total
 
 
 def _noisy_counts(setup: Play, rows: Sequence[Rows]) -> list[list[NDArray[np.float64]]] | None:

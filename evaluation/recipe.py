@@ -69,7 +69,7 @@ def _attacked(run: Run, shadows: Shadows, progress: Progress) -> Audit:
         done = audit_recipe(
             evidence,
             shadows.membership,
-            claims=dict.fromkeys(observers, _promise(shadows)),
+            claims={observer: _promise(shadows, observer) for observer in observers},
             relation="add-or-remove",
             rng=shadows.coins.generator("controls"),
         )
@@ -79,10 +79,19 @@ def _attacked(run: Run, shadows: Shadows, progress: Progress) -> Audit:
     return done
 
 
-def _promise(shadows: Shadows) -> Guarantee | None:
-    """What the recipe promises to every observer about a record: shadows play all of it, whatever
-    this run spent.
+def _promise(shadows: Shadows, observer: Observer) -> Guarantee | None:
+    """What the recipe promises to an observer about a record: shadows play all of it, whatever this run
+    spent.
+
+    A client with one record more or less is another client in its place. So what is promised for replaced
+    clients holds in this game, and for added or removed ones what is promised to two of them.
     """
+    if shadows.setup.releases is not None:
+        found = shadows.setup.releases.guarantees().get(observer)
+        if found is None:
+            return None
+        replaced = found if found.relation == "replace-one" else found.group(2)
+        return replace(replaced, unit="record", relation="add-or-remove")
     promised = [plan.guarantee for plan in shadows.setup.plans]
     return max(promised, key=lambda guarantee: guarantee.epsilon) if promised else None
 

@@ -35,6 +35,7 @@ from securefd.folder import make, read_arrays, write_arrays
 from securefd.manifest import versions
 from securefd.progress import Progress, Silent
 from securefd.recipe import Recipe
+from securefd.releases import plan_releases
 from securefd.result import Run, Student
 from securefd.runner import pool_of
 from securefd.sight import Grouped, Travelled
@@ -95,10 +96,14 @@ class Shadows:
         levels = self.played[f"answers.{number}"][federation].astype(np.int64)
         block = recipe.blocks(levels.shape[1])[:1]
         n_clients = len(levels)
-        (total,) = dequantise_sum(levels.sum(axis=0).ravel(), block, recipe.bits, n_clients)
+        releases = self.setup.releases
+        reach = 0 if releases is None else releases.reach(levels[0].size)
+        (total,) = dequantise_sum(levels.sum(axis=0).ravel(), block, recipe.bits, n_clients, reach)
         answers = None
         if not sealed:
-            answers = np.stack([dequantise_sum(own.ravel(), block, recipe.bits, 1)[0] for own in levels])
+            answers = np.stack(
+                [dequantise_sum(own.ravel(), block, recipe.bits, 1, reach)[0] for own in levels]
+            )
         return Travelled(
             queries=self.played[f"queries.{number}"],
             consensus=self.played[f"consensus.{number}"][federation],
@@ -178,23 +183,26 @@ def shadows_of(run: Run, progress: Progress | None = None) -> Shadows:
 
 
 def key_of(run: Run, coins: Coins) -> str:
-    """SHA-256, in hex, of all that decides what shadows show. Of sealing only its grid and groups count.
+    """SHA-256, in hex, of all that decides what shadows show. Of sealing its grid, groups and noise count.
 
     The private records count by a hash under the seed: without it nobody can test a guess of them.
     """
     recipe = Recipe.of(run.config, run.split.input_shape, run.split.n_classes)
+    releases = plan_releases(run.config, recipe, len(run.split.public))
     tables = resolved(run.config)
     for name in ("name", "sealing", "performance"):
         del tables[name]
     tables["audit"] = run.config.audit.shadows
     if "privacy" in tables:
-        tables["privacy"].pop("ledger", None)
+        for name in ("ledger", "budget", "witness"):
+            tables["privacy"].pop(name, None)
     content = {
         "format": FORMAT,
         "chunk": CHUNK,
         "recipe": tables,
         "bits": recipe.bits,
         "groups": recipe.groups,
+        "noise": None if releases is None else [str(releases.share), releases.noise],
         "device": run.config.performance.device,
         "versions": versions(),
         "public": public_hash(run.split.public),

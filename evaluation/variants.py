@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
-from securefd.defenses import accounting
 from securefd.defenses.charges import Charge as Cost
 from securefd.defenses.claims import Claim, Guarantee
-from securefd.defenses.ledger import Charged, Ledger
+from securefd.defenses.ledger import Ledger
 from securefd.errors import ReportError
 from securefd.evaluation import findings as found
 from securefd.evaluation import report
 from securefd.evaluation.findings import Audit
 from securefd.exchange import codec_of
 from securefd.planning import sights
+from securefd.private_client import ledger_path
 from securefd.recipe import Recipe
 from securefd.result import Run
 from securefd.rules import n_clients
@@ -65,9 +64,10 @@ def recipe_of(run: Run) -> Recipe:
 
 
 def guarantee_of(run: Run) -> Guarantee | None:
-    """What is proven about records to anyone, or None."""
+    """What is proven about records to everyone to whom anything is proven, or None."""
     proven = [claim.guarantee for claim in run.claims if claim.subject == "records"]
-    return next((guarantee for guarantee in proven if guarantee is not None), None)
+    found = (guarantee for guarantee in proven if guarantee is not None)
+    return max(found, key=lambda guarantee: guarantee.epsilon, default=None)
 
 
 def _not_audited(run: Run, observer: str) -> found.Skipped:
@@ -133,26 +133,22 @@ def _ledgers(run: Run) -> Iterator[report.Charge]:
     promised = guarantee_of(run)
     if run.config.privacy is None or promised is None:
         return
-    shared = run.config.privacy.ledger
     for k in range(n_clients(run.config)):
-        path = (
-            Path(shared) / f"client-{k}.jsonl" if shared else run.path / "clients" / str(k) / "ledger.jsonl"
-        )
+        path = ledger_path(run.path / "clients" / str(k), k, run.config.privacy)
         if not path.exists():
             raise ReportError(
                 f"ledger {path} is missing; restore it, since what was spent is unknown without it"
             )
         with Ledger.open(path, promised) as ledger:
-            charged = ledger.charged
-        yield from _charges(f"client {k}", charged, promised)
+            yield from _charges(f"client {k}", ledger, promised)
 
 
-def _charges(holder: str, charged: Sequence[Charged], promised: Guarantee) -> Iterator[report.Charge]:
+def _charges(holder: str, ledger: Ledger, promised: Guarantee) -> Iterator[report.Charge]:
     kinds: dict[str, list[Cost]] = {}
-    for each in charged:
+    for each in ledger.charged:
         kinds.setdefault(str(each.charge), []).append(each.charge)
     if len(kinds) > 1:
-        kinds["everything, composed"] = [each.charge for each in charged]
+        kinds["everything, composed"] = [each.charge for each in ledger.charged]
     for kind, costs in kinds.items():
         yield report.Charge(
             holder=holder,
@@ -160,7 +156,7 @@ def _charges(holder: str, charged: Sequence[Charged], promised: Guarantee) -> It
             count=len(costs),
             unit=promised.unit,
             relation=promised.relation,
-            epsilon=accounting.spent(costs, promised.delta, promised.relation),
+            epsilon=ledger.price(costs),
             delta=promised.delta,
         )
 

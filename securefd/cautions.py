@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from securefd.config import Config, SealingConfig
 from securefd.exchange import codec_of
+from securefd.outlook import NoisedAnswers
 from securefd.private import PrivatePlan
 from securefd.recipe import Recipe
-from securefd.rules import covered
+from securefd.rules import covered, n_clients
 
 WEAK_EPSILON = 10.0
 """Odds of a membership that may grow e^10 = 22,000-fold are hardly bounded."""
@@ -28,9 +29,16 @@ def cautions(
     private: Sequence[PrivatePlan],
     sizes: Sequence[int],
     weights: Sequence[int | None],
+    answers: NoisedAnswers | None,
 ) -> Iterator[str]:
-    """Yield sentences, the gravest first. ``private``: by client, or empty; ``sizes``: records of each."""
-    if not private:
+    """Yield sentences, the gravest first. ``private``: by client, or empty; ``sizes``: records of each.
+
+    ``answers``: their noise, if they have some.
+    """
+    if answers is not None:
+        yield from _about_answers(config, answers)
+        yield from _about_ledger(config)
+    elif not private:
         yield (
             "nothing is promised about single records: add a [privacy] table, or be sure that whoever sees "
             "sums and student may know who is in the data"
@@ -46,17 +54,39 @@ def cautions(
                 "private clients train once, and answer every round from that model: a round that asks what "
                 "was asked before costs bytes and brings nothing new"
             )
-        if config.privacy is not None and config.privacy.ledger:
-            yield (
-                f"what earlier runs wrote into ledger {config.privacy.ledger} counts against the same budget "
-                "and isn't in these figures: a client whose budget is used up refuses to train"
-            )
+        yield from _about_ledger(config)
     yield from _about_sealing(config.sealing, covered(config)[0])
     lengths = ", how many of its answers changed" if codec_of(recipe, config.sealing) is not None else ""
     yield (
         "not protected by anything: how many records a client has, whether it takes part, how long it takes"
         f"{lengths}, and accuracies on the test set"
     )
+
+
+def _about_ledger(config: Config) -> Iterator[str]:
+    if config.privacy is None or not config.privacy.ledger:
+        return
+    yield (
+        f"what earlier runs wrote into ledger {config.privacy.ledger} counts against the same budget and "
+        "isn't in these figures: a client whose budget is used up refuses to take part"
+    )
+    if not config.privacy.witness:
+        yield (
+            "nobody who is kept across runs countersigns that ledger, so that one which is cut between two "
+            "runs looks whole: name a folder as privacy.witness"
+        )
+
+
+def _about_answers(config: Config, answers: NoisedAnswers) -> Iterator[str]:
+    if (hopeless := answers.caution(n_clients(config))) is not None:
+        yield hopeless
+    worst = max(answers.epsilons.values())
+    if worst > WEAK_EPSILON:
+        yield (
+            f"epsilon = {worst:.4g} at delta = {answers.delta:g} for one {answers.unit}, {answers.relation}, "
+            f"says little: it lets odds grow e^{worst:.3g}-fold; below 1 is strong, up to {WEAK_EPSILON:g} "
+            "is usual"
+        )
 
 
 def _about_guarantee(private: Sequence[PrivatePlan], sizes: Sequence[int]) -> Iterator[str]:

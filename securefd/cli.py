@@ -28,7 +28,8 @@ from securefd.errors import ConfigError, ReportError, SecurefdError
 from securefd.progress import Progress, RichProgress, Silent
 
 if TYPE_CHECKING:
-    from securefd.defenses.keys import Listed, PublicIdentity
+    from securefd.defenses.keys import PublicIdentity
+    from securefd.defenses.rosters import Listed
     from securefd.evaluation.findings import Audit, Outcome
 
 COULD_NOT_RUN = 2
@@ -170,14 +171,26 @@ def init(
 
 
 @app.command()
-def plan(config: ConfigFile, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def plan(
+    config: ConfigFile,
+    group: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="K", help="Also what is promised to K units of one person."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Say what a federation promises and costs, with every default; trains nothing."""
     from securefd.config import load_config, resolved, to_toml
 
     settings = load_config(config)
     planned = securefd.plan(settings)
-    lines = [*planned.lines(), "", "# every setting, defaults filled in", *to_toml(settings).splitlines()]
-    _result({**planned.to_dict(), "config": resolved(settings)}, lines, as_json)
+    lines = planned.lines() if group is None else [*planned.lines(), "", *planned.group_lines(group)]
+    lines += ["", "# every setting, defaults filled in", *to_toml(settings).splitlines()]
+    found = {**planned.to_dict(), "config": resolved(settings)}
+    if group is not None:
+        found["group"] = planned.group(group)
+    _result(found, lines, as_json)
 
 
 @app.command()
@@ -268,7 +281,7 @@ def identity_list(
     quiet: Quiet = False,
 ) -> None:
     """List identities, their fingerprints, and whether their private keys are here and safe to use."""
-    from securefd.defenses.keys import list_identities, load_roster
+    from securefd.defenses.rosters import list_identities, load_roster
 
     pinned = None if roster is None else load_roster(roster)
     listed = list_identities(folder, pinned)
@@ -293,7 +306,8 @@ def identity_pin(
     quiet: Quiet = False,
 ) -> None:
     """Add identities to a roster. It is sorted by key, so all who pin the same get the same fingerprint."""
-    from securefd.defenses.keys import pin, read_public
+    from securefd.defenses.keys import read_public
+    from securefd.defenses.rosters import pin
 
     pinned, added = pin(roster, [read_public(path) for path in public])
     numbered = list(enumerate(pinned.identities))

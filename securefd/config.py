@@ -146,7 +146,12 @@ class SealingConfig(Table):
         description="clients without whom no sum opens, in each group; all of the smallest one, unless given",
     )
     colluders: int = Field(default=0, ge=0, description="clients that may work with the server")
-    honest_minimum: int = Field(default=2, ge=2, description="honest clients that every opened sum covers")
+    honest_minimum: int | None = Field(
+        default=None,
+        ge=2,
+        description="honest clients that every opened sum covers; nine tenths of threshold - colluders, "
+        "unless given",
+    )
     degree: int | None = Field(
         default=None, ge=1, description="masked: holders that each client chooses; enough, unless given"
     )
@@ -159,16 +164,32 @@ class PrivacyConfig(Table):
     """The guarantee that is promised, and the route that earns it."""
 
     unit: Literal["record", "client"] = Field(description="what is protected")
-    route: Literal["none", "dpsgd"] = Field(description="what earns it")
+    route: Literal["none", "dpsgd", "distributed", "local", "rr", "central"] = Field(
+        description="what earns it"
+    )
     relation: Literal["add-or-remove", "replace-one"] = Field(
         description="which data sets are neighbours; there is no default"
     )
     epsilon: float | None = Field(default=None, gt=0, description="the promise over all rounds")
     noise: float | None = Field(default=None, gt=0, description="noise multiplier, instead of epsilon")
-    delta: float = Field(gt=0, lt=1, description="below 1 / records of a client")
+    mechanism: Literal["discrete-gaussian", "skellam"] = Field(
+        default="discrete-gaussian", description="noise on answers, for the routes that add some"
+    )
+    delta: float = Field(gt=0, lt=1, description="below 1 / records of a client, or 1 / clients")
     clip: float = Field(default=1.0, gt=0, description="L2 norm of one record's gradient")
     learning_rate: float = Field(default=1.0, gt=0, description="of DP-SGD's steps")
     ledger: str = Field(default="", description="folder where spending adds up across runs on the same data")
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        description="epsilon that the ledger may come to over all runs, repeats included; as one run costs, "
+        "unless given",
+    )
+    witness: str = Field(
+        default="",
+        description="folder of a witness, kept across runs and away from the ledger, that notices a ledger "
+        "which was cut or put back; the run's own server, unless given",
+    )
 
 
 class StudentConfig(Table):
@@ -222,6 +243,9 @@ class Config(Table):
         if self.sealing.kind != "plain" and self.sealing.threshold is None:
             everyone = max(2, rules.covered(self)[0])
             _fill(self, sealing=self.sealing.model_copy(update={"threshold": everyone}))
+        if self.sealing.kind != "plain" and self.sealing.honest_minimum is None:
+            usual = rules.usual_minimum(self.sealing)
+            _fill(self, sealing=self.sealing.model_copy(update={"honest_minimum": usual}))
         rules.check(self)
         _fill(self, method=self.method.model_copy(update=rules.method_options(self.method)))
         return self

@@ -23,7 +23,7 @@ from securefd.defenses.identity import Identity
 from securefd.defenses.masked_bfv import quorum_of
 from securefd.defenses.masked_weight import masked_weight
 from securefd.defenses.neighbourhood import Neighbourhood, choose
-from securefd.defenses.sealing import NO_QUESTION, FixedWidth
+from securefd.defenses.sealing import NO_QUESTION, FixedWidth, RingWords
 from securefd.defenses.slots import SlotKeyHolder
 from securefd.defenses.terms import Terms
 from securefd.errors import ConfigError, SealingError
@@ -120,9 +120,10 @@ def asked_counts(recipe: Recipe, n_public: int) -> list[int]:
     return counts
 
 
-def weigh(recipe: Recipe, config: Config, n_public: int) -> list[Weight]:
+def weigh(recipe: Recipe, config: Config, n_public: int, noise_deviation: float = 0.0) -> list[Weight]:
     """What each round weighs: one client's messages are made, with zeros in place of values, and measured.
 
+    ``noise_deviation``: of the noise that travels with the values, which makes them wider.
     Exact for plain sums, and for masked ones if all attend and the graph is complete; an upper bound where a
     `codec_of` compresses. What goes up encrypted is as exact; a key holder's context, which comes down,
     compresses by chance to a little more or less.
@@ -133,12 +134,12 @@ def weigh(recipe: Recipe, config: Config, n_public: int) -> list[Weight]:
         # Rounds differ by what they ask, and by how many bytes their number takes in each message.
         key = count, len(msgpack.encode(number))
         if key not in made:
-            made[key] = _weight(recipe, config, number, count)
+            made[key] = _weight(recipe, config, number, count, noise_deviation)
         weights.append(made[key])
     return weights
 
 
-def _weight(recipe: Recipe, config: Config, number: int, count: int) -> Weight:
+def _weight(recipe: Recipe, config: Config, number: int, count: int, deviation: float) -> Weight:
     size = sum(block.size for block in recipe.blocks(count))
     codec = codec_of(recipe, config.sealing)
     if not recipe.method.public:
@@ -153,7 +154,7 @@ def _weight(recipe: Recipe, config: Config, number: int, count: int) -> Weight:
         return Weight(up=0, down=down)
     if codec is not None:
         return Weight(up=_answer(number, len(recipe.models), bytes(codec.most_bytes(count))), down=down)
-    sealed = _sealed(config, number, np.zeros(size, dtype=np.int64), recipe.bits)
+    sealed = _sealed(config, number, np.zeros(size, dtype=np.int64), recipe.bits, deviation)
     return Weight(up=sealed.up, down=down + sealed.down)
 
 
@@ -162,18 +163,19 @@ def _answer(number: int, n_clients: int, values: bytes) -> int:
     return len(encode(Answer(session=SESSION, round=number, sender=n_clients - 1, values=values)))
 
 
-def _sealed(config: Config, number: int, zeros: NDArray[np.int64], bits: int) -> Weight:
+def _sealed(config: Config, number: int, zeros: NDArray[np.int64], bits: int, deviation: float) -> Weight:
     """One client's part of sealing ``zeros``."""
     clients, kind = n_clients(config), config.sealing.kind
     if kind == "plain":
-        return Weight(up=_answer(number, clients, FixedWidth(bits=bits).encode(zeros, None)), down=0)
+        words = RingWords(bits=bits, noise_deviation=deviation) if deviation else FixedWidth(bits=bits)
+        return Weight(up=_answer(number, clients, words.encode(zeros, None)), down=0)
     if kind == "homomorphic":
         return _encrypted(clients, config.sealing.threshold, number, zeros, bits)
     neighbourhood = neighbourhood_of(config)
     assert neighbourhood is not None
     pinned = tuple(position.to_bytes(32, "big") for position in range(clients))
     if kind == "masked":
-        terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits)
+        terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits, noise_deviation=deviation)
         values, context = terms.ring(zeros.size).width * zeros.size, b""
     else:
         terms = Terms(pinned=pinned, neighbourhood=neighbourhood, bits=bits, carrier="bfv")

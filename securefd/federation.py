@@ -15,12 +15,15 @@ from scipy.special import softmax
 
 from securefd.cache import Cache
 from securefd.cohort import Cohort, Member, Pool
-from securefd.defenses.quantise import dequantise_sum, quantise
+from securefd.defenses.csprng import uniform
+from securefd.defenses.quantise import Block, dequantise_sum, quantise
+from securefd.defenses.rounding import quantise_by_chance
 from securefd.defenses.sealing import PartialSum
 from securefd.errors import DataError, ProtocolError
 from securefd.fleet import Objective
 from securefd.methods import Own, clipped, leave_one_out
 from securefd.recipe import Recipe
+from securefd.releases import ReleasePlan
 from securefd.simplex import on_simplex_grid
 
 Vector = NDArray[np.int64]
@@ -60,8 +63,9 @@ class Federations:
     `Method.combine_individual` returned last.
 
     ``rows[f][k]``: rows of the pool that client k of federation f owns. ``counts[f][k]``: the class counts
-    that the method may use, true by default; noisy ones under a record-level route. Raises DataError for a
-    client without records.
+    that the method may use, true by default; noisy ones under a record-level route. ``releases``: how answers
+    are noised under a client-level route; here they are only rounded for it, and decoded. Raises DataError
+    for a client without records.
     """
 
     def __init__(
@@ -72,11 +76,13 @@ class Federations:
         public: NDArray[np.float32],
         *,
         counts: Sequence[Sequence[Floats]] | None = None,
+        releases: ReleasePlan | None = None,
         device: str = "cpu",
         workers: int = 1,
     ) -> None:
         self.recipe = recipe
         self.public = public
+        self.releases = releases
         self.n_clients = len(recipe.models)
         _check_rows(rows)
         members = [
@@ -146,7 +152,12 @@ class Federations:
                 counts=self._counts[index],
                 classwise=None if recipe.method.public else self._classwise(index),
             )
-            vectors.append(quantise(recipe.method.answer(own, recipe.options), blocks, recipe.bits))
+            answer = recipe.method.answer(own, recipe.options)
+            vectors.append(
+                quantise(answer, blocks, recipe.bits)
+                if self.releases is None
+                else quantise_by_chance(answer, blocks, recipe.bits, uniform)
+            )
         return [vectors[f * self.n_clients : (f + 1) * self.n_clients] for f in range(self.n_federations)]
 
     def combine(
@@ -168,7 +179,7 @@ class Federations:
             numbers = [self.n_clients] * len(totals)
         else:
             numbers = [sum(len(part.clients) for part in opened) for opened in parts]
-        sums = [dequantise_sum(t, blocks, recipe.bits, n) for t, n in zip(totals, numbers, strict=True)]
+        sums = [self._decoded(t, blocks, n) for t, n in zip(totals, numbers, strict=True)]
         means = [s[0] / n for s, n in zip(sums, numbers, strict=True)]
         if recipe.method.combine is not None:
             combine = recipe.method.combine
@@ -193,6 +204,13 @@ class Federations:
         ]
         targets = [cache.lookup(asked.queries) for cache in self.caches]
         return [Consensus(mean=m, fresh=f, target=t) for m, f, t in zip(means, fresh, targets, strict=True)]
+
+    def _decoded(self, total: Vector, blocks: Sequence[Block], n_clients: int) -> tuple[Floats, ...]:
+        if self.releases is None:
+            return dequantise_sum(total, blocks, self.recipe.bits, n_clients)
+        reach = self.releases.reach(total.size)
+        first, *others = dequantise_sum(total, blocks, self.recipe.bits, n_clients, reach)
+        return self.releases.unbiased(first / n_clients) * n_clients, *others
 
     def _combine_individual(self, asked: Asked, parts: Sequence[Sequence[PartialSum]] | None) -> list[Floats]:
         recipe = self.recipe

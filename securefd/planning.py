@@ -8,18 +8,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from securefd.cautions import cautions
 from securefd.config import Config
 from securefd.data.splits import load_split
 from securefd.defenses import accounting
-from securefd.defenses.claims import ENCRYPTED, RELATIONS, Claim, Guarantee, Relation, Unit, claims
+from securefd.defenses.claims import (
+    CENTRAL,
+    DISTRIBUTED,
+    DPSGD,
+    ENCRYPTED,
+    LOCAL,
+    MASKED_ASSUMPTION,
+    RELATIONS,
+    Claim,
+    Guarantee,
+    Observer,
+    Promise,
+    Relation,
+    Unit,
+    claims,
+)
 from securefd.defenses.neighbourhood import Neighbourhood
+from securefd.errors import PrivacyError
 from securefd.exchange import Weight, codec_of, neighbourhood_of, weigh
 from securefd.models import ModelSpec
+from securefd.outlook import NoisedAnswers, outlook
 from securefd.private import PrivatePlan, plan_private
 from securefd.recipe import Recipe
+from securefd.releases import ReleasePlan, plan_releases
 from securefd.rules import covered, n_clients, one_group, tolerated
 
 Precision = Literal["exactly", "at most", "about"]
@@ -27,6 +45,19 @@ BYTES_A_WEIGHT = 4
 """fedavg sends weights as float32."""
 ROWS = 12
 """A longer table of clients is printed by its two ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precisions:
+    """How close the bytes of a plan are to those of a run in which every client attends."""
+
+    up: Precision
+    down: Precision
+
+    def words(self, up: int, down: int, unit: str = "") -> str:
+        """These bytes, as sure as they are."""
+        again = "" if self.up == self.down else f"{self.down} "
+        return f"{self.up} {up:,}{unit} up and {again}{down:,} down"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +115,9 @@ class Plan:
     """What `plan` found.
 
     ``sees``: by observer. ``rounding``: half a grid step of each part of an answer. ``traffic``: bytes of
-    each round, a client. ``fedavg``: bytes of the weights of the student's architecture; None where there
-    is no student. ``graph``: who holds whose shares where answers are masked, else None.
+    each round, a client, as close to a run's as ``precision`` says. ``fedavg``: bytes of the weights of the
+    student's architecture; None where there is no student. ``graph``: who holds whose shares where answers
+    are masked, else None.
     """
 
     summary: str
@@ -97,10 +129,11 @@ class Plan:
     graph: Neighbourhood | None
     noise: tuple[NoisePlan, ...]
     spending: tuple[Spending, ...]
+    answers: NoisedAnswers | None
     bits: int
     rounding: Mapping[str, float]
     traffic: tuple[Weight, ...]
-    precision: Precision
+    precision: Precisions
     fedavg: int | None
     cautions: tuple[str, ...]
 
@@ -121,6 +154,7 @@ class Plan:
             ("masks", [] if self.graph is None else [self.graph.describe()]),
             ("private training", map(_noise_line, self.noise)),
             *((spent.title, _spending_lines(spent)) for spent in self.spending),
+            ("noise on answers", [] if self.answers is None else self.answers.lines()),
             ("what travels, a client", self._traffic_lines()),
             ("beware", self.cautions),
         ]
@@ -138,12 +172,32 @@ class Plan:
             "ratio": None if self.fedavg is None else {way: self.fedavg / n for way, n in sizes.items()},
         }
 
+    def group(self, size: int) -> dict[Observer, Guarantee | None]:
+        """What is promised to ``size`` units together, by observer; None where their delta reaches 1."""
+        found: dict[Observer, Guarantee | None] = {}
+        for claim in self.claims:
+            if claim.guarantee is not None:
+                try:
+                    found[claim.observer] = claim.guarantee.group(size)
+                except PrivacyError:
+                    found[claim.observer] = None
+        return found
+
+    def group_lines(self, size: int) -> list[str]:
+        """The same in plain words."""
+        found = self.group(size)
+        if not found:
+            return [f"nothing is promised to one unit, and so nothing to {size} together"]
+        unit = next(claim.guarantee.unit for claim in self.claims if claim.guarantee is not None)
+        shown = [f"  {observer}: {'nothing' if each is None else each}" for observer, each in found.items()]
+        return [f"what is promised to {size} {unit}s together, such as those of one person", *shown]
+
     def _traffic_lines(self) -> Iterator[str]:
         up, down = self.largest.up, self.largest.down
         total_up, total_down = sum(w.up for w in self.traffic), sum(w.down for w in self.traffic)
         yield (
-            f"{self.precision} {up:,} bytes up and {down:,} down in the largest round; "
-            f"{total_up:,} up and {total_down:,} down over all rounds"
+            f"{self.precision.words(up, down, ' bytes')} in the largest round; "
+            f"{self.precision.words(total_up, total_down)} over all rounds"
         )
         if self.fedavg is not None:
             yield (
@@ -173,6 +227,8 @@ def plan(config: Config) -> Plan:
     sees = sights(config, recipe)
     together = one_group(config, covered(config)[1])
     private = plan_private(config.privacy, recipe, sizes) if config.privacy and recipe.private else []
+    releases = plan_releases(config, recipe, len(split.public))
+    answers = None if releases is None else outlook(releases, recipe.bits)
     student = None if recipe.student is None else _weights(recipe.student)
     return Plan(
         summary=_summary(config, split.n_classes),
@@ -180,24 +236,59 @@ def plan(config: Config) -> Plan:
         public=len(split.public),
         test=len(split.test),
         sees=sees,
-        claims=promises(config, recipe, max((p.guarantee for p in private), key=_epsilon, default=None)),
+        claims=promises(config, recipe, promise(config, [p.guarantee for p in private], releases)),
         graph=neighbourhood_of(together),
         noise=tuple(_noise(k, each) for k, each in enumerate(private)),
         spending=_spending(private, tuple(sees)),
+        answers=answers,
         bits=recipe.bits,
         rounding=_rounding(recipe),
-        traffic=tuple(weigh(recipe, together, len(split.public))),
+        traffic=tuple(
+            weigh(
+                recipe,
+                together,
+                len(split.public),
+                0.0 if releases is None else releases.sealed_deviation(config.sealing.kind),
+            )
+        ),
         precision=_precision(together, recipe),
         fedavg=None if student is None else BYTES_A_WEIGHT * student,
         cautions=(
-            *cautions(config, recipe, private, sizes, [client.weights for client in clients]),
+            *cautions(config, recipe, private, sizes, [client.weights for client in clients], answers),
             *_about_liars(config),
         ),
     )
 
 
-def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tuple[Claim, ...]:
-    """Every claim of a run; ``guarantee``: of DP-SGD, the largest over the clients."""
+BASES: Mapping[str, str] = {
+    "dpsgd": DPSGD,
+    "distributed": DISTRIBUTED,
+    "local": LOCAL,
+    "rr": LOCAL,
+    "central": CENTRAL,
+}
+"""By route, what its guarantee rests on."""
+
+
+def promise(config: Config, ledgers: Sequence[Guarantee], releases: ReleasePlan | None) -> Promise | None:
+    """What noise promises; ``ledgers``: what each client's came to, or will; the largest counts."""
+    if config.privacy is None or (not ledgers and releases is None):
+        return None
+    basis = BASES[config.privacy.route]
+    largest = max(ledgers, key=_epsilon, default=None)
+    if releases is None:
+        assert largest is not None
+        return Promise(guarantees=dict.fromkeys(get_args(Observer), largest), basis=basis)
+    planned = releases.guarantees()
+    if largest is not None and largest.epsilon > max(map(_epsilon, planned.values())):
+        # Other runs' answers stand in the same ledger, or some were paid for twice.
+        planned = dict.fromkeys(planned, largest)
+    shared = config.privacy.route == "distributed"
+    return Promise(guarantees=planned, basis=basis, assumption=MASKED_ASSUMPTION if shared else None)
+
+
+def promises(config: Config, recipe: Recipe, promise: Promise | None) -> tuple[Claim, ...]:
+    """Every claim of a run; ``promise``: of noise."""
     groups, sizes = config.sealing.groups, covered(config)
     graphs = [neighbourhood_of(one_group(config, size)) for size in sizes]
     failure = max(0.0 if graph is None else graph.secrecy_failure for graph in graphs)
@@ -210,7 +301,7 @@ def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tup
         if all(graph is None or graph.is_complete for graph in graphs)
         else config.sealing.honest_minimum,
         secrecy_failure=(groups or 1) * failure,
-        guarantee=guarantee,
+        promise=promise,
         histogram="class counts" in recipe.method.private_quantities,
     )
     if groups is not None:
@@ -228,8 +319,10 @@ def promises(config: Config, recipe: Recipe, guarantee: Guarantee | None) -> tup
 
 
 _SHARED = (
-    "What other runs spent from the same ledger is added by PLD, which is proven if all of them were planned "
-    "before the first one was looked at."
+    "All runs that share this ledger spend from one budget, by a Renyi filter whose order and budget were "
+    "fixed when the ledger was made (Feldman and Zrnic 2021, Lecuyer 2021): however later runs were chosen "
+    "by looking at earlier ones, all of them together stay within it, and it is what is promised here, "
+    "however little was spent."
 )
 
 
@@ -351,11 +444,14 @@ def _rounding(recipe: Recipe) -> dict[str, float]:
     return {b.name: (b.high - b.low) / (2**recipe.bits - 1) / 2 for b in recipe.blocks(1)}
 
 
-def _precision(config: Config, recipe: Recipe) -> Precision:
+def _precision(config: Config, recipe: Recipe) -> Precisions:
     graph = neighbourhood_of(config)
-    if config.sealing.kind in ENCRYPTED or not (graph is None or graph.is_complete):
-        return "about"
-    return "exactly" if codec_of(recipe, config.sealing) is None else "at most"
+    if graph is not None and not graph.is_complete:
+        return Precisions(up="about", down="about")
+    if codec_of(recipe, config.sealing) is not None:
+        return Precisions(up="at most", down="at most")
+    # A key holder's context compresses by chance to a little more or less.
+    return Precisions(up="exactly", down="about" if config.sealing.kind in ENCRYPTED else "exactly")
 
 
 def _client_line(client: ClientPlan) -> str:

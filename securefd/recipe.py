@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from securefd.config import Config, MethodConfig, SealingConfig
+from securefd.config import Config, MethodConfig
 from securefd.defenses.grouped import Groups, cut, group_sizes
 from securefd.defenses.quantise import Block, dequantise_sum
 from securefd.defenses.sealing import value_bits
@@ -21,6 +21,10 @@ from securefd.methods import Method, Options, method_named
 from securefd.models import ModelSpec, Shape
 from securefd.refusals import refusal
 from securefd.rng import generator
+from securefd.routes import ROUTES, Noised
+
+NOISY_BITS = 8
+"""Bits of a value under noise on answers, unless given: noise is far coarser than their 255 steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +75,9 @@ class Recipe:
             models=models,
             student=student if method.public else None,
             student_steps=config.student.steps,
-            bits=_sealing_bits(config.sealing, largest) if grid is None else grid,
+            bits=_sealing_bits(config, largest) if grid is None else grid,
             seed=config.seed,
-            private=config.privacy is not None and config.privacy.route == "dpsgd",
+            private=_noised(config) == "training",
             groups=()
             if config.sealing.groups is None
             else cut(generator(config.seed, "groups").permutation(len(names)), config.sealing.groups),
@@ -101,9 +105,14 @@ class Recipe:
         """The layout of one client's answer."""
         return self.method.blocks(n_queries, self.n_classes, self.options)
 
-    def decoded(self, vector: NDArray[np.int64], n_queries: int, n_clients: int = 1) -> NDArray[np.float64]:
-        """The first block of ``n_clients`` answers' sum, ``(n_queries, n_classes)``, back from the grid."""
-        return dequantise_sum(vector, self.blocks(n_queries), self.bits, n_clients)[0]
+    def decoded(
+        self, vector: NDArray[np.int64], n_queries: int, n_clients: int = 1, beyond: int = 0
+    ) -> NDArray[np.float64]:
+        """The first block of ``n_clients`` answers' sum, ``(n_queries, n_classes)``, back from the grid.
+
+        ``beyond``: how far noise may carry it; see `dequantise_sum`.
+        """
+        return dequantise_sum(vector, self.blocks(n_queries), self.bits, n_clients, beyond)[0]
 
     def local(self) -> Objective:
         """What a client minimises on its own records in one round."""
@@ -128,8 +137,16 @@ class Recipe:
         )
 
 
-def _sealing_bits(sealing: SealingConfig, n_clients: int) -> int:
-    """Bits of each value on the grid: those asked for, or the most whose sums fit."""
+def _noised(config: Config) -> Noised | None:
+    """What is noised under the configured route, if anything is."""
+    if config.privacy is None or config.privacy.route == "none":
+        return None
+    return ROUTES[config.privacy.route].noised
+
+
+def _sealing_bits(config: Config, n_clients: int) -> int:
+    """Bits of each value on the grid: those asked for, or the most whose sums fit and that aren't noise."""
+    sealing = config.sealing
     most = value_bits(sealing.kind, n_clients)
     if sealing.bits is not None and sealing.bits > most:
         raise refusal(
@@ -139,4 +156,6 @@ def _sealing_bits(sealing: SealingConfig, n_clients: int) -> int:
             sealing.bits,
             "give less, or leave it out",
         )
-    return most if sealing.bits is None else sealing.bits
+    if sealing.bits is not None:
+        return sealing.bits
+    return min(most, NOISY_BITS) if _noised(config) == "answers" else most

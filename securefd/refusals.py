@@ -18,7 +18,7 @@ Tables = Mapping[tuple[str, ...], type["BaseModel"]]
 
 LATER: Mapping[str, frozenset[str]] = {
     "method.name": frozenset({"selective", "fedproto"}),
-    "privacy.route": frozenset({"head", "pate", "distributed", "votes", "local", "rr", "central", "nfdp"}),
+    "privacy.route": frozenset({"head", "pate", "votes", "nfdp"}),
     "clients.model": frozenset({"head"}),
     "audit.observers": frozenset({"keyholder", "coalition", "label-only"}),
 }

@@ -7,6 +7,7 @@ where they are read.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from securefd.defenses.grouped import group_sizes
 from securefd.defenses.robust import liars_tolerated
 from securefd.refusals import refusal, unknown_name
+from securefd.routes import ROUTES, Route
 
 if TYPE_CHECKING:
     from securefd.config import Config, DataConfig, MethodConfig, PrivacyConfig, SealingConfig
@@ -320,8 +322,17 @@ def _check_sealable(sealing: SealingConfig, method: str) -> None:
     )
 
 
+def usual_minimum(sealing: SealingConfig) -> int:
+    """Return how many honest clients every opened sum covers unless another number is asked for."""
+    from securefd.defenses import neighbourhood  # slow to load, and of no use where nothing is sealed
+
+    assert sealing.threshold is not None
+    return neighbourhood.usual_minimum(sealing.threshold, sealing.colluders)
+
+
 def _check_threshold(sealing: SealingConfig, clients: int, what: str) -> None:
     assert sealing.threshold is not None  # filled in before the rules are checked
+    assert sealing.honest_minimum is not None
     if sealing.threshold > clients:
         raise refusal(
             "sealing.threshold",
@@ -368,22 +379,16 @@ def _check_masked(sealing: SealingConfig, clients: int, what: str) -> None:
 
 def _check_privacy(privacy: PrivacyConfig, config: Config) -> None:
     if privacy.route == "none":
-        for name in ("epsilon", "noise", "ledger"):
+        for name in ("epsilon", "noise", "ledger", "budget", "witness"):
             if getattr(privacy, name):
                 raise refusal(
                     f"privacy.{name}",
                     "must be left out for privacy.route = 'none', which promises nothing",
                     getattr(privacy, name),
-                    "remove it, or choose privacy.route = 'dpsgd'",
+                    f"remove it, or choose privacy.route = {_either([repr(name) for name in ROUTES])}",
                 )
         return
-    if privacy.unit != "record":
-        raise refusal(
-            "privacy.unit",
-            "must be record for privacy.route = 'dpsgd', which protects single training examples",
-            privacy.unit,
-            "choose 'record'",
-        )
+    _check_route(ROUTES[privacy.route], privacy, config)
     if (privacy.epsilon is None) == (privacy.noise is None):
         both = "both" if privacy.epsilon is not None else "neither"
         raise refusal(
@@ -392,7 +397,94 @@ def _check_privacy(privacy: PrivacyConfig, config: Config) -> None:
             both,
             "give one of the two",
         )
-    _check_trainable(config)
+    _check_ledger(privacy)
+    if ROUTES[privacy.route].noised == "training":
+        _check_trainable(config)
+    else:
+        _check_answers(ROUTES[privacy.route], config)
+
+
+def _check_ledger(privacy: PrivacyConfig) -> None:
+    if privacy.budget is not None and privacy.epsilon is not None and not privacy.budget >= privacy.epsilon:
+        raise refusal(
+            "privacy.budget",
+            f"must be at least privacy.epsilon = {privacy.epsilon:g}, which one run spends of it",
+            privacy.budget,
+            "raise it, or lower privacy.epsilon",
+        )
+    if privacy.ledger and privacy.witness:
+        witness, ledger = os.path.abspath(privacy.witness), os.path.abspath(privacy.ledger)
+        if os.path.commonpath((witness, ledger)) in (witness, ledger):
+            raise refusal(
+                "privacy.witness",
+                "must lie outside privacy.ledger, and not around it, or one backup puts both back",
+                privacy.witness,
+                "name a folder elsewhere, such as on another disk",
+            )
+
+
+def _check_route(route: Route, privacy: PrivacyConfig, config: Config) -> None:
+    if privacy.unit != route.unit:
+        raise refusal(
+            "privacy.unit",
+            f"must be {route.unit} for privacy.route = {route.name!r}, which is {route.what}",
+            privacy.unit,
+            f"choose {route.unit!r}, or a route for that unit",
+        )
+    if privacy.relation not in route.relations:
+        raise refusal(
+            "privacy.relation",
+            f"must be {_either(route.relations)} for privacy.route = {route.name!r}, where an answer that "
+            "isn't given shows",
+            privacy.relation,
+            "choose that one",
+        )
+    if config.sealing.kind not in route.sealings:
+        raise refusal(
+            "sealing.kind",
+            f"must be {_either(route.sealings)} for privacy.route = {route.name!r}, which is {route.what}",
+            config.sealing.kind,
+            "choose that, or another route",
+        )
+    if privacy.mechanism != type(privacy).model_fields["mechanism"].default and (
+        route.noised == "training" or route.votes
+    ):
+        raise refusal(
+            "privacy.mechanism",
+            f"must be left out for privacy.route = {route.name!r}, which adds no noise to answers",
+            privacy.mechanism,
+            "remove it",
+        )
+
+
+def _check_answers(route: Route, config: Config) -> None:
+    """Noise on answers covers methods that need one sum, of a layout that is known beforehand."""
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    row = METHODS[config.method.name]
+    fitting = [
+        name
+        for name, other in METHODS.items()
+        if other.combine is not None
+        and other.public
+        and not other.dual
+        and (not route.votes or other.blocks(1, 2, other.options)[0].name == "votes")
+    ]
+    if row.name not in fitting:
+        why = "answers with one class" if route.votes else "adds noise to one sum of answers on public inputs"
+        raise refusal(
+            "method.name",
+            f"doesn't fit privacy.route = {route.name!r}, which {why}",
+            row.name,
+            f"choose {_either(fitting)}",
+        )
+    if route.name == "distributed" and config.sealing.threshold == config.sealing.colluders + 1:
+        raise refusal(
+            "sealing.colluders",
+            "must leave an honest client whose noise nobody else knows",
+            config.sealing.colluders,
+            "give less, or raise sealing.threshold",
+        )
 
 
 def _check_trainable(config: Config) -> None:
@@ -423,4 +515,6 @@ def _check_trainable(config: Config) -> None:
 
 
 def _either(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
     return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -26,7 +26,7 @@ from securefd.cohort import Pool
 from securefd.config import Config
 from securefd.data.dataset import Dataset
 from securefd.data.splits import Split, load_split
-from securefd.defenses.claims import Guarantee
+from securefd.defenses.claims import Claim
 from securefd.defenses.grouped import GroupedSealing
 from securefd.defenses.sealed import make_sealing
 from securefd.defenses.sealing import Opened, PlainSealing, Receiver, Sealing
@@ -43,11 +43,13 @@ from securefd.folder import (
     write_json,
 )
 from securefd.manifest import establish
-from securefd.planning import promises
+from securefd.planning import promise, promises
 from securefd.private import PrivatePlan, plan_private
 from securefd.private_client import PrivateClient
 from securefd.progress import Progress, Silent
 from securefd.recipe import Recipe
+from securefd.releases import plan_releases
+from securefd.releasing_client import ReleasingClient
 from securefd.result import Run, load_run, view_path
 from securefd.rules import n_clients, one_group
 from securefd.transcript import PEER, Transcript, transcript_path
@@ -110,7 +112,9 @@ class _Runner:
         self.recipe = Recipe.of(config, split.input_shape, split.n_classes)
         self.pool, self.rows = pool_of(split.clients)
         self.plans = self._plans()
+        self.releases = plan_releases(config, self.recipe, len(split.public))
         self.private: list[PrivateClient] = []
+        self.releasing: list[ReleasingClient] = []
         self.lines: list[dict[str, Any]] = []
         # Never used before: a resumed run seals what it sends again under new masks.
         self.session = os.urandom(32)
@@ -131,6 +135,11 @@ class _Runner:
             PrivateClient(self.folder / "clients" / str(k), k, plan, self.config.privacy)
             for k, plan in enumerate(self.plans)
             if self.config.privacy is not None
+        ]
+        self.releasing = [
+            ReleasingClient(self.folder / "clients" / str(k), k, self.releases, self.config.privacy)
+            for k in range(n_clients(self.config))
+            if self.releases is not None and self.config.privacy is not None
         ]
         with self.progress.stage("federation", rounds + 2) as advance:
             counts = [
@@ -160,6 +169,9 @@ class _Runner:
                 neighbourhood=exchange.neighbourhood_of(one_group(self.config, len(members))),
                 threshold=self.config.sealing.threshold,
                 codec=self.codec,
+                noise_deviation=self.releases.sealed_deviation(self.config.sealing.kind)
+                if self.releases is not None
+                else 0.0,
                 record=record,
             )
 
@@ -185,6 +197,7 @@ class _Runner:
             [self.rows],
             self.split.public,
             counts=[noisy] if noisy else None,
+            releases=self.releases,
             device=self.config.performance.device,
             workers=self.config.performance.workers,
         )
@@ -231,8 +244,9 @@ class _Runner:
             query = exchange.query(self.recipe, self.session, number, asked.asked)
             if query:
                 self._record("client", PEER, "query", query)
-            opened = self._seal(asked, vectors)
-            (consensus,) = federation.combine(asked, [opened.total], [opened.parts])
+            opened = self._seal(asked, *self._noised(number, vectors))
+            total = self._noised_sum(number, opened.total)
+            (consensus,) = federation.combine(asked, [total], [opened.parts])
             broadcast = self._broadcast(asked, consensus, opened)
             self._record("client", PEER, "broadcast", broadcast)
         if self.recipe.method.public:
@@ -266,7 +280,17 @@ class _Runner:
                     advance=advance,
                 )
 
-    def _seal(self, asked: Asked, vectors: Sequence[Vector]) -> Opened:
+    def _noised(self, number: int, vectors: Sequence[Vector]) -> tuple[list[Vector], list[Vector] | None]:
+        """What clients seal, and their noise, if their answers are noised: paid for, and stored."""
+        if not self.releasing:
+            return list(vectors), None
+        released = [
+            client.release(vector, number) for client, vector in zip(self.releasing, vectors, strict=True)
+        ]
+        shares = [noise for _, noise in released if noise is not None]
+        return [vector for vector, _ in released], shares or None
+
+    def _seal(self, asked: Asked, vectors: Sequence[Vector], noise: Sequence[Vector] | None) -> Opened:
         if self.codec is not None and isinstance(self.sealing, PlainSealing):
             self.sealing.previous = tuple(
                 self.sent[k, asked.asked].reshape(-1).astype(np.int64) for k in range(len(vectors))
@@ -281,11 +305,23 @@ class _Runner:
                 down=nothing,
             )
         question = exchange.question(self.recipe, self.session, asked.round, asked.asked, self.split.public)
-        opened = self.sealing.run_round(self.session, asked.round, vectors, self.recipe.bits, question)
+        opened = self.sealing.run_round(self.session, asked.round, vectors, self.recipe.bits, question, noise)
         if self.codec is not None:
             for k, vector in enumerate(vectors):
                 self.sent[k, asked.asked] = vector.reshape(len(asked.asked), -1)
         return opened
+
+    def _noised_sum(self, number: int, total: Vector) -> Vector:
+        """Run by the server: under ``central`` with its noise, drawn once, and stored before anyone hears of
+        it.
+        """
+        if self.releases is None or self.releases.route.name != "central" or not total.size:
+            return total
+        path = self.folder / "server" / f"release-{number + 1:04d}.safetensors"
+        if not path.exists():
+            make(path.parent)
+            write_arrays(path, {"total": self.releases.noised_sum(total)})
+        return np.array(read_arrays(path)["total"])
 
     def _broadcast(self, asked: Asked, consensus: Consensus, opened: Opened) -> bytes:
         """What the round came to, as every client gets it."""
@@ -301,14 +337,19 @@ class _Runner:
         return exchange.broadcast(self.session, asked.round, body)
 
     def _save_view(self, asked: Asked, opened: Opened, consensus: Consensus) -> None:
+        m, reach = len(asked.asked), 0 if self.releases is None else self.releases.reach(opened.total.size)
         arrays = {
             "queries": asked.asked,
             "consensus": consensus.fresh,
             "total": consensus.mean,
         }
+        if self.releases is not None and self.releases.route.name == "central" and m:
+            # What the server opened, not what it broadcast of it.
+            of = len(opened.clients)
+            arrays["total"] = self.recipe.decoded(opened.total, m, of) / of
         if opened.individual is not None and self.recipe.method.public:
             arrays["answers"] = np.stack(
-                [self.recipe.decoded(vector, len(asked.asked)) for vector in opened.individual]
+                [self.recipe.decoded(vector, m, beyond=reach) for vector in opened.individual]
             )
         if opened.groups is not None:
             # In place of answers: the sums, and each client's group, or -1 for one that is in no sum.
@@ -356,15 +397,15 @@ class _Runner:
             self.folder / "result.json",
             {
                 "metrics": metrics,
-                "claims": [asdict(claim) for claim in promises(self.config, self.recipe, self._guarantee())],
+                "claims": [asdict(claim) for claim in self._claims()],
                 "notes": [client.note for client in self.private if client.note is not None],
             },
         )
 
-    def _guarantee(self) -> Guarantee | None:
-        """The largest epsilon that any client's ledger came to."""
+    def _claims(self) -> tuple[Claim, ...]:
         spent = [client.spent() for client in self.private]
-        return max(spent, key=lambda g: g.epsilon) if spent else None
+        spent += [client.spent() for client in self.releasing]
+        return promises(self.config, self.recipe, promise(self.config, spent, self.releases))
 
     def _alone(self) -> list[float]:
         with self.progress.stage("each client alone", self.config.method.rounds) as advance:

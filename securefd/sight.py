@@ -18,6 +18,8 @@ from securefd.transcript import PEER
 from securefd.views import Observer, Predict, RoundView, View
 
 Floats = NDArray[np.float64]
+ROUNDING = 0.05
+"""How far a row may be from adding up to 1 by having been on a grid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +85,8 @@ def _round(number: int, seen: Travelled, observer: Observer, method: Method) -> 
     server = observer == "server"
     grouped = seen.grouped if server else None
     answered = _AS_PROBABILITIES[method.blocks(0, 2, method.options)[0].name]
-    # The target of the L1 loss is logits, that of every other loss is probabilities.
-    broadcast = _softmax if method.loss == "l1" else _unchanged
+    # The target of the L1 loss is logits, that of squared error probabilities with noise, perhaps.
+    broadcast = {"l1": _softmax, "squared": _clamped}.get(method.loss, _unchanged)
     return RoundView(
         round=number,
         queries=seen.queries,
@@ -104,12 +106,22 @@ def _unchanged(values: Floats) -> Floats:
     return values
 
 
+def _clamped(values: Floats) -> Floats:
+    """Noise may have carried rows out of the simplex; where it hasn't, they are left as they are."""
+    inside = (values >= 0).all() and (np.abs(values.sum(axis=-1) - 1) < ROUNDING).all()
+    return values if inside else normalised(np.maximum(values, 0))
+
+
+def _weighted(values: Floats) -> Floats:
+    return normalised(np.maximum(values, 0))
+
+
 _AS_PROBABILITIES: Mapping[str, Callable[[Floats], Floats]] = {
-    "probabilities": _unchanged,
-    "votes": _unchanged,
+    "probabilities": _clamped,
+    "votes": _clamped,
     "logits": _softmax,
     # n_kc p_k(c | x), divided by its sum over classes: what the client would say of x given its own mix of
     # classes. The class counts that travel beside it aren't used.
-    "weighted probabilities": normalised,
+    "weighted probabilities": _weighted,
 }
 """By the name of the first part of an answer (`Method.blocks`)."""

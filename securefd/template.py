@@ -56,20 +56,24 @@ kind = "masked"                # plain | masked | homomorphic | masked+homomorph
 #                              # with a method against liars, groups = 3: a sum in each of so many groups
 threshold = 4                  # clients without whom no sum opens; all, unless given
 colluders = 1                  # clients that may work with the server; must be < 2 * threshold - clients
-# honest_minimum = 2           # honest clients that every opened sum covers
+# honest_minimum = 2           # honest clients that every opened sum covers; 9 in 10, unless given
 # degree = 4                   # masked: holders that each client chooses; enough, unless given
 # bits = 8                     # of each value that is added up; as many as fit, unless given
 
 # [privacy]                    # without it nothing is promised about what the sum and the student reveal
 # unit = "record"              # record | client
 # route = "dpsgd"              # none | dpsgd (each client trains with noise; trees can't)
+#                              # for unit client distributed | local | rr | central: noise on each answer
 # relation = "add-or-remove"   # or replace-one; no default
 # epsilon = 8.0                # over all rounds
 #                              # or, instead of epsilon, noise = 1.1: a noise multiplier
-# delta = 1e-5                 # below 1 / records of a client
+# mechanism = "discrete-gaussian"   # of noise on answers; or skellam
+# delta = 1e-5                 # below 1 / records of a client, or 1 / clients
 # clip = 1.0                   # L2 norm of one record's gradient
 # learning_rate = 1.0          # of DP-SGD's steps
 # ledger = ""                  # given: spending adds up across runs on the same data
+#                              # with it, budget = 20.0: what all runs together may come to; else epsilon
+# witness = ""                 # folder of whoever countersigns ledgers across runs; else this run's server
 
 [student]
 # model = "mlp"                # the network that is distilled and released; no tree

@@ -19,10 +19,10 @@ def _importable(monkeypatch):
 def bench(monkeypatch, tmp_path):
     """The command, with nothing kept yet and every measurement replaced by a note that it was asked for."""
     from benchmarks import __main__ as command
-    from benchmarks import communication, fleet, homomorphic, mnist, report, scale, sealing
+    from benchmarks import communication, fleet, homomorphic, mnist, noise, report, scale, sealing
 
     asked = []
-    for part in (fleet, communication, sealing, homomorphic, scale):
+    for part in (fleet, communication, sealing, homomorphic, noise, scale):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "PLACE", tmp_path / f"{name}.json")
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
@@ -50,10 +50,10 @@ def cell(method, alpha, seed, student=None, clients=None, up=40_000):
     }
 
 
-def written(cells=(), fleet=None, communication=None, scale=None, sealing=None, homomorphic=None):
+def written(cells=(), fleet=None, communication=None, scale=None, sealing=None, homomorphic=None, noise=None):
     from benchmarks import report
 
-    return report.text(fleet, communication, scale, sealing, homomorphic, list(cells))
+    return report.text(fleet, communication, scale, sealing, homomorphic, noise, list(cells))
 
 
 def lines(text, *starts):
@@ -81,7 +81,7 @@ def test_what_it_doesnt_know_is_refused(bench, only, capsys):
 def test_all_parts_are_measured_in_turn(bench):
     assert bench.main(["--mnist", "data"]) == 0
     folder = Path("data")
-    without = [("fleet",), ("communication",), ("sealing",), ("homomorphic",)]
+    without = [("fleet",), ("communication",), ("sealing",), ("homomorphic",), ("noise",)]
     assert bench.asked == [*without, ("scale", folder), ("mnist", folder, None)]
     assert (bench.place / "RESULTS.md").exists()
 
@@ -178,7 +178,7 @@ def test_the_benchmarks_own_architectures_learn_from_images():
 def test_an_empty_report_says_so_everywhere():
     text = written()
     assert lines(text, "`balanced`") == ["| `balanced` | not run | not run | 0 |"] * 2
-    assert text.count("\nnot run\n") == 5
+    assert text.count("\nnot run\n") == 6
     assert "met" not in text.replace("method", "")
     assert "missed" not in text.replace("misses", "")
 
@@ -308,6 +308,7 @@ def compared(sealed):
     spread = dict.fromkeys(SPREAD, 30.0)
     (masking,) = found["masking"]
     masking |= {"ns": dict.fromkeys(SPREAD, 2.0), "flower ns": spread, "flower added ns": spread}
+    masking |= {"keystream ns": dict.fromkeys(SPREAD, 1.25), "most times faster": 24.0}
     masking |= {"times faster": 15.0, "times faster, added": 15.0}
     found["sharing"] |= {"split ms": dict.fromkeys(SPREAD, 2.0), "recover ms": dict.fromkeys(SPREAD, 2.5)}
     found["sharing"] |= {"pycryptodome split ms": spread, "pycryptodome recover ms": spread}
@@ -320,7 +321,7 @@ def compared(sealed):
 
 
 def test_what_is_compared_with_and_missing_is_named(sealed):
-    assert "flower ns" not in sealed["masking"][0]
+    assert not {"flower ns", "most times faster"} & sealed["masking"][0].keys()
     assert "pycryptodome split ms" not in sealed["sharing"]
     text = written(sealing=sealed)
     (line,) = lines(text, "masking against Flower's generator")
@@ -329,7 +330,11 @@ def test_what_is_compared_with_and_missing_is_named(sealed):
 
 
 def test_spreads_hold_what_was_measured(sealed):
-    spreads = [sealed["masking"][0]["ns"], sealed["sharing"]["split ms"]]
+    spreads = [
+        sealed["masking"][0]["ns"],
+        sealed["masking"][0]["keystream ns"],
+        sealed["sharing"]["split ms"],
+    ]
     spreads += [row[key] for row in sealed["rounds"] for key in ("client ms", "stayed ms", "server ms")]
     for spread in spreads:
         assert 0 < spread["lowest"] <= spread["median"] <= spread["highest"]
@@ -337,7 +342,7 @@ def test_spreads_hold_what_was_measured(sealed):
 
 def test_a_round_drops_a_tenth_and_counts_every_stage(sealed):
     complete = next(row for row in sealed["rounds"] if row["complete"])
-    assert (complete["dropped"], complete["threshold"], complete["colluders"]) == (4, 32, 2)
+    assert (complete["dropped"], complete["threshold"], complete["colluders"]) == (4, 37, 2)
     assert complete["repeats"] == 2
     assert complete["stage bytes"]["upload"] > 2 * complete["values"]
     assert complete["bytes"] >= sum(complete["stage bytes"].values()) - 1
@@ -376,8 +381,10 @@ def test_masks_and_sharing_stand_beside_their_targets(compared):
         ["≤ 2", "2.00", "met |"],
         ["≤ 2", "2.50", "**missed** |"],
     ]
+    assert lines(text, "masking against")[0].split(" | ")[0].endswith("bare keystream it would be 24.0 ×")
     assert lines(text, "1,000 | ") == [
-        "| 1,000 | 2.00 (2.00 to 2.00) | 30.00 (30.00 to 30.00) | 15.0 | 30.00 (30.00 to 30.00) | 15.0 |"
+        "| 1,000 | 2.00 (2.00 to 2.00) | 1.25 (1.25 to 1.25) | 30.00 (30.00 to 30.00) | 15.0 | 24.0 "
+        "| 30.00 (30.00 to 30.00) | 15.0 |"
     ]
 
 
@@ -393,6 +400,36 @@ def test_rounds_stand_beside_their_targets(compared):
     assert len(uploads) == 2
     for line, row in zip(uploads, compared["rounds"], strict=False):
         assert line.split(" | ")[1:] == ["≤ 0.55", f"{row['bytes'] / 400_000:.3f}", "met |"]
+
+
+def test_the_bare_keystream_is_that_of_the_masks(monkeypatch):
+    """As many bytes a key, by the same cipher, in as large pieces: masks on zeros are these bytes."""
+    import numpy as np
+    from cryptography.hazmat.primitives.ciphers import base
+
+    from benchmarks import sealing
+    from securefd.defenses import masks
+
+    monkeypatch.setattr(masks, "CHUNK", 64)
+    keys, words, drawn = [bytes([k] * 32) for k in range(2)], np.zeros(35, dtype="<u4"), []
+    cipher = base.Cipher.encryptor
+
+    class Recorded:
+        def __init__(self, stream):
+            self.stream, self.bytes = stream, b""
+            drawn.append(self)
+
+        def update_into(self, data, buffer):
+            count = self.stream.update_into(data, buffer)
+            self.bytes += bytes(buffer[:count])
+            return count
+
+    monkeypatch.setattr(base.Cipher, "encryptor", lambda self: Recorded(cipher(self)))
+    sealing._keystream(words.nbytes, keys)()
+    masks.apply_masks(words, keys, [])
+    bare, real = drawn[:2], drawn[2:]
+    assert [stream.bytes for stream in bare] == [stream.bytes for stream in real]
+    assert words.tobytes() == sum(np.frombuffer(s.bytes, dtype="<u4") for s in bare).tobytes()
 
 
 def test_flower_and_pycryptodome_are_called_where_they_are(monkeypatch):
@@ -422,6 +459,10 @@ def test_flower_and_pycryptodome_are_called_where_they_are(monkeypatch):
     row = sealing._masking(values=7, masks=1, repeats=1)
     assert calls == [(32, 1 << 32, [(7,)]), (32, 1 << 32, [(7,)]), [1]] * 2
     assert row["times faster"] == row["flower ns"]["median"] / row["ns"]["median"]
+    assert row["most times faster"] == row["flower ns"]["median"] / row["keystream ns"]["median"]
+    calls.clear()
+    sealing._masking(values=7, masks=3, repeats=1)
+    assert calls == [*[(32, 1 << 32, [(7,)])] * 3, *[(32, 1 << 32, [(7,)]), [1]] * 3] * 2
     calls.clear()
     works = sealing._pycryptodome(bytes(range(32)), holders=5, threshold=3)
     works["pycryptodome recover ms"]()
@@ -464,3 +505,38 @@ def test_it_is_a_command():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("benchmarks: scale and mnist must be given")
+
+
+def test_noise_is_measured_beside_opendp_where_it_is_installed(tmp_path):
+    pytest.importorskip("opendp")
+    from benchmarks import noise
+
+    place = tmp_path / "noise.json"
+    noise.measure(deviations=(2.0,), values=2_000, fewer=50, repeats=1, place=place)
+    found = json.loads(place.read_text())
+    (row,) = found["draws"]
+    assert row["times faster"] == row["opendp us"]["median"] / row["gaussian us"]["median"]
+    assert set(found["accounting"]) == {"shares of discrete Gaussians", "Skellam", "DP-SGD"}
+    assert lines(written(noise=found), "2 |")
+
+
+@pytest.mark.parametrize(("us", "verdict"), [(0.5, "met"), (1.5, "**missed**")])
+def test_noise_is_judged_by_its_slowest(us, verdict):
+    one = {name: {"median": 0.1} for name in ("gaussian us", "laplace us", "skellam us", "opendp us")}
+    rows = [
+        {"deviation": 1.0, **one, "times faster": 9.0},
+        {"deviation": 10.0, **one, "gaussian us": {"median": us}, "times faster": 12.0},
+    ]
+    found = {
+        "draws": rows,
+        "accounting": {"Skellam": {"median": 0.2}},
+        "values": 100,
+        "fewer": 10,
+        "repeats": 3,
+        "rounds": 1000,
+        "packages": {"opendp": "0.16.0"},
+    }
+    text = written(noise=found)
+    assert verdict in lines(text, "discrete Gaussian, µs")[0]
+    assert "| 9 | met |" in lines(text, "discrete Gaussian, times")[0]
+    assert "not run" in lines(written(), "discrete Gaussian, µs")[0]

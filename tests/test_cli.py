@@ -358,3 +358,25 @@ def test_numbers_that_json_lacks_become_null(cli, face, federation) -> None:
         ),
     )
     assert json.loads(cli("run", federation, "-o", "RUN", "--json").out)["a"] is None
+
+
+def test_a_plan_tells_what_is_promised_to_a_person_with_several_records(cli, tmp_path: Path) -> None:
+    federation = tmp_path / "federation.toml"
+    federation.write_text(
+        """
+name = "persons"
+seed = 1
+data = { source = "digits", public = 50, test = 50 }
+clients = [{ count = 3, model = "logistic" }]
+method = { name = "dsfl", rounds = 1, queries = 20 }
+privacy = { unit = "record", route = "dpsgd", relation = "replace-one", epsilon = 0.5, delta = 1e-9 }
+"""
+    )
+    text = cli("plan", str(federation), "--group", "3").out
+    assert "what is promised to 3 records together, such as those of one person" in text
+    assert "server: (epsilon = 1.5, delta = " in text
+    found = json.loads(cli("plan", str(federation), "--group", "3", "--json").out)["group"]
+    assert found["peer"]["epsilon"] == pytest.approx(1.5)
+    assert found["peer"]["unit"] == "record"
+    assert "group" not in json.loads(cli("plan", str(federation), "--json").out)
+    assert "nothing" in cli("plan", str(federation), "--group", "1000").out

@@ -256,7 +256,8 @@ def test_method_without_public_data_needs_none() -> None:
         sealing("homomorphic", "colluders = 3"),
         sealing("homomorphic", "threshold = 2", "bits = 13"),
         sealing("masked+homomorphic", "threshold = 4", "colluders = 2"),
-        sealing("plain", "colluders = 0", "honest_minimum = 2"),
+        sealing("plain", "colluders = 0"),
+        sealing("masked", "honest_minimum = 2"),
         privacy(("epsilon = 8.0", "noise = 1.1")),
         privacy(("epsilon = 8.0\n", ""), ("dpsgd", "none")),
         privacy(("epsilon = 8.0", "epsilon = 8.0\nlearning_rate = 0.25")),
@@ -268,6 +269,28 @@ def test_method_without_public_data_needs_none() -> None:
 def test_possible_combinations(text: str) -> None:
     config = parse_config(text)
     assert parse_config(to_toml(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("count", "lines", "taken"),
+    [
+        (5, [], 4),
+        (5, ["threshold = 4", "colluders = 2"], 2),
+        (3, ["threshold = 2"], 2),
+        (100, ["threshold = 90", "colluders = 5"], 76),
+        (100, ["threshold = 90", "colluders = 5", "honest_minimum = 2"], 2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["masked", "homomorphic"])
+def test_nine_tenths_of_the_honest_survivors_are_promised(
+    kind: str, count: int, lines: list[str], taken: int
+) -> None:
+    """What is promised is part of the configuration, so that it is printed, hashed and written."""
+    text = changed(sealing(kind, *lines), ("count = 5", f"count = {count}"))
+    config = parse_config(text)
+    assert resolved(config)["sealing"]["honest_minimum"] == taken
+    assert parse_config(to_toml(config)) == config
+    assert parse_config(text + f"\nhonest_minimum = {taken}" * ("honest" not in text)) == config
 
 
 # --- the hash ----------------------------------------------------------------------------------
@@ -348,3 +371,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_text("name = 5")
     with pytest.raises(ConfigError, match=f"^{path}: name must be a text"):
         load_config(path)
+
+
+def test_a_budget_and_a_witness_for_many_runs() -> None:
+    more = 'budget = 8.0\nledger = "spent/here"\nwitness = "spent/hereafter"\n'
+    privacy = parse_config(SMALL + PRIVACY + more).privacy
+    assert privacy is not None
+    assert (privacy.budget, privacy.witness) == (8.0, "spent/hereafter")
+    without = parse_config(SMALL + PRIVACY).privacy
+    assert without is not None
+    assert (without.budget, without.witness) == (None, "")

@@ -363,6 +363,30 @@ COMBINATIONS = [
         DPSGD | {"privacy.route": "none", "privacy.epsilon": ABSENT, "privacy.ledger": "x"},
         *("privacy.ledger", "x", "must be left out for privacy.route = 'none'", "remove it"),
     ),
+    (
+        DPSGD | {"privacy.route": "none", "privacy.epsilon": ABSENT, "privacy.budget": 9.0},
+        *("privacy.budget", 9.0, "must be left out for privacy.route = 'none'", "remove it"),
+    ),
+    (
+        DPSGD | {"privacy.route": "none", "privacy.epsilon": ABSENT, "privacy.witness": "w"},
+        *("privacy.witness", "w", "must be left out for privacy.route = 'none'", "remove it"),
+    ),
+    (
+        DPSGD | {"privacy.budget": 7.9},
+        *(
+            "privacy.budget",
+            7.9,
+            "must be at least privacy.epsilon = 8",
+            "raise it, or lower privacy.epsilon",
+        ),
+    ),
+    *[
+        (
+            DPSGD | {"privacy.ledger": "spent/here", "privacy.witness": witness},
+            *("privacy.witness", witness, "must lie outside privacy.ledger", "name a folder elsewhere"),
+        )
+        for witness in ("spent/here", "./spent/other/../here/", "spent/here/witness", "spent", ".")
+    ],
     *[
         (
             DPSGD | {"clients[0].model": tree},

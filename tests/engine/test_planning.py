@@ -15,7 +15,7 @@ from securefd.codec import Codec
 from securefd.config import Config, parse_config
 from securefd.errors import ConfigError, PrivacyError
 from securefd.exchange import neighbourhood_of
-from securefd.planning import Plan, plan
+from securefd.planning import Plan, Precisions, plan
 from securefd.runner import run
 
 TINY = """
@@ -86,7 +86,7 @@ def test_bytes_are_those_of_a_run(method, sealing, tmp_path) -> None:
     config = tiny(method, sealing)
     planned = plan(config)
     largest, rounds = measured(config, tmp_path / "run")
-    assert planned.precision == "exactly"
+    assert planned.precision == Precisions(up="exactly", down="exactly")
     assert [(w.up, w.down) for w in planned.traffic] == rounds
     assert planned.to_dict()["bytes"] == largest
 
@@ -99,13 +99,18 @@ def test_nothing_is_weighed_for_a_round_that_asks_nothing(tmp_path) -> None:
     assert [(w.up, w.down) for w in planned.traffic] == rounds
 
 
-def test_homomorphic_bytes_are_about_those_of_a_run(tmp_path) -> None:
-    config = tiny("dsfl", "homomorphic")
+@pytest.mark.parametrize("sealing", ["homomorphic", "masked+homomorphic"])
+def test_encrypted_uploads_are_exact_and_downloads_about_those_of_a_run(sealing, tmp_path) -> None:
+    config = tiny("dsfl", sealing)
     planned = plan(config)
-    largest, _ = measured(config, tmp_path / "run")
-    assert planned.precision == "about"
-    assert planned.largest.up == pytest.approx(largest["up"], rel=0.05)
-    assert planned.largest.down == pytest.approx(largest["down"], rel=0.05)
+    _, rounds = measured(config, tmp_path / "run")
+    assert planned.precision == Precisions(up="exactly", down="about")
+    assert [w.up for w in planned.traffic] == [up for up, _ in rounds]
+    assert [w.down for w in planned.traffic] == pytest.approx([down for _, down in rounds], rel=0.01)
+    (line,) = (line for line in planned.lines() if "in the largest round" in line)
+    up, down = planned.largest.up, planned.largest.down
+    assert line.strip().startswith(f"exactly {up:,} bytes up and about {down:,} down in the largest round; e")
+    assert planned.to_dict()["precision"] == {"up": "exactly", "down": "about"}
 
 
 @pytest.mark.parametrize(("method", "option"), [("cfd", "bits = 1"), ("cfd", "bits = 4"), ("fedct", "")])
@@ -113,8 +118,11 @@ def test_coded_answers_have_an_upper_bound(method, option, tmp_path) -> None:
     config = tiny(method, old="rounds = 3", new=f"rounds = 3\n{option}")
     planned = plan(config)
     _, rounds = measured(config, tmp_path / "run")
-    assert planned.precision == "at most"
-    assert any(line.strip().startswith("at most") for line in planned.lines())
+    assert planned.precision == Precisions(up="at most", down="at most")
+    (line,) = (line for line in planned.lines() if "in the largest round" in line)
+    assert re.fullmatch(
+        r"  at most \S+ bytes up and \S+ down in .*; at most \S+ up and \S+ down over .*", line
+    )
     for weight, (up, down) in zip(planned.traffic, rounds, strict=True):
         assert up <= weight.up < up + 40
         assert down <= weight.down < down + 40
@@ -216,7 +224,7 @@ def test_claims_are_those_of_the_run(tmp_path) -> None:
     assert after.epsilon == pytest.approx(max(planned.spending[0].epsilons), rel=1e-3)
 
 
-@pytest.mark.parametrize("sealing", ["plain", "masked", "homomorphic"])
+@pytest.mark.parametrize("sealing", ["plain", "masked", "homomorphic", "masked+homomorphic"])
 def test_every_observer_of_a_claim_is_among_those_who_see(sealing) -> None:
     planned = plan(tiny("dsfl", sealing, DPSGD))
     assert {claim.observer for claim in planned.claims} == set(planned.sees)
@@ -343,6 +351,7 @@ def test_the_graph_of_masks_and_its_probabilities_are_printed() -> None:
     assert planned.graph is not None
     assert (planned.graph.n_clients, planned.graph.degree) == (60, 25)
     assert planned.graph.describe() in "\n".join(planned.lines())
+    assert "at least 35 that don't work with it" in "\n".join(planned.lines())  # nine tenths of 42 - 3
     chances = re.search(
         r"secrecy failure: 2\^(-[\d.]+); of an unneeded abort when 18 random clients drop: 2\^(-[\d.]+)\.",
         planned.graph.describe(),
@@ -358,6 +367,18 @@ def test_without_masks_there_is_no_graph(sealing) -> None:
     planned = plan(tiny("dsfl", sealing))
     assert planned.graph is None
     assert "masks" not in planned.lines()
+
+
+@pytest.mark.parametrize("sealing", ["homomorphic", "masked+homomorphic"])
+def test_with_fewer_than_all_clients_a_plan_warns_of_differences(sealing) -> None:
+    """And it says which sums are opened; with all of them in every sum there is nothing to subtract."""
+    clients = "count = 5"
+    for threshold, what in ((4, "at least 4 of 5 clients"), (5, "all 5 clients")):
+        config = tiny("dsfl", sealing, f"threshold = {threshold}\n", old="count = 3", new=clients)
+        told = [c for c in plan(config).claims if c.subject == "answers" and c.observer == "server"]
+        assert [what in claim.reason for claim in told] == [True]
+        assert ["differ by one client" in claim.reason for claim in told] == [threshold == 4]
+        assert ("every client must attend every round" in warned(config)) == (threshold == 5)
 
 
 def test_a_degree_that_cannot_keep_secrets_is_refused() -> None:
