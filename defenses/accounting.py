@@ -20,7 +20,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 
 from securefd.defenses import rdp
-from securefd.defenses.charges import Charge
+from securefd.defenses.charges import Charge, VotesEvent
 from securefd.defenses.claims import RELATIONS, Relation
 from securefd.errors import PrivacyError
 
@@ -28,6 +28,8 @@ FINE = 5_000
 """Cells of the loss grid for each unit of the composition's rough epsilon: final figures."""
 COARSE = 1_000
 """The same while searching for noise; a coarser grid overstates epsilon."""
+WIDEST = 5e5
+"""Deviation of the widest discrete Gaussian of which a loss distribution is made: about 10^7 losses."""
 HOPELESS = 1e4
 """A rough epsilon beyond this is reported as infinite, which is true as a bound and as advice."""
 
@@ -102,8 +104,9 @@ def spent(charges: Sequence[Charge], delta: float, relation: Relation) -> float:
 def _spent(charges: Sequence[Charge], delta: float, relation: Relation, cells: int) -> float:
     events = [charge.event for charge in charges]
     if all(event is not None for event in events):
-        event = compose(event for event in events if event is not None)
-        return _epsilon(_parts(event), delta, relation, cells)
+        parts = _parts(compose(event for event in events if event is not None))
+        if all(_fits(leaf, count, relation) for leaf, count in parts):
+            return _epsilon(parts, delta, relation, cells)
     return rdp.epsilon(rdp.total(charges, relation), delta)
 
 
@@ -177,6 +180,8 @@ def _simplified(leaf: Any) -> dp.DpEvent:
     if isinstance(leaf, dp.GaussianDpEvent):
         _check_noise(leaf.noise_multiplier)
         return leaf
+    if isinstance(leaf, VotesEvent):
+        return leaf  # checked where it was charged
     if isinstance(leaf, dp.RandomizedResponseDpEvent):
         if not (0 < leaf.noise_parameter <= 1 and leaf.num_buckets >= 2):
             raise PrivacyError(f"randomised response needs noise > 0 and 2 classes, got {leaf}")
@@ -207,7 +212,8 @@ def _epsilon(parts: Parts, delta: float, relation: Relation, cells: int) -> floa
     total = losses[0]
     for loss in losses[1:]:
         total = total.compose(loss)
-    return float(total.get_epsilon_for_delta(delta))
+    beside = sum(_beside(leaf, count, relation) for leaf, count in parts)
+    return float(total.get_epsilon_for_delta(delta * math.exp(-beside))) + beside
 
 
 def _scale(parts: Sequence[tuple[dp.DpEvent, int]], delta: float) -> float:
@@ -217,12 +223,46 @@ def _scale(parts: Sequence[tuple[dp.DpEvent, int]], delta: float) -> float:
     for leaf, count in parts:
         if isinstance(leaf, DiscreteLaplaceDpEvent):
             pure += leaf.noise_parameter * leaf.sensitivity * count
+        elif isinstance(leaf, VotesEvent):
+            deviation = math.sqrt(leaf.variance * leaf.shares)
+            accountant.compose(dp.GaussianDpEvent(deviation / math.sqrt(2 * leaf.answers * count)))
         elif isinstance(leaf, dp.RandomizedResponseDpEvent):
             # e-DP has at most the divergences of a Gaussian that moves by e
             accountant.compose(dp.GaussianDpEvent(1 / max(_ratio(leaf) * math.sqrt(count), 1e-6)))
         else:
             accountant.compose(leaf, count)
     return max(pure + float(accountant.get_epsilon(delta)), 1e-2)
+
+
+def _fits(leaf: Any, count: int, relation: Relation) -> bool:
+    """Whether a loss distribution of votes, one entry for each integer within reach, fits into memory."""
+    if not isinstance(leaf, VotesEvent):
+        return True
+    return math.sqrt(_moved(leaf, count, relation) * leaf.variance * leaf.shares) <= WIDEST
+
+
+def _moved(leaf: VotesEvent, count: int, relation: Relation) -> int:
+    return leaf.answers * count * (2 if relation == "replace-one" else 1)
+
+
+def _beside(leaf: Any, count: int, relation: Relation) -> float:
+    """What a loss distribution leaves out, as a logarithm k of a ratio of probabilities.
+
+    If P is at most a P', Q at least b Q', a / b <= e^k and a <= e^k, then P(A) - e^epsilon Q(A) is at most
+    e^k (P'(A) - e^(epsilon - k) Q'(A)): the epsilon of P' and Q' at delta e^-k, and k more, is one of P and Q
+    at delta.
+
+    Votes. Say m entries move, each by 1, under independent noise x_j ~ N_Z(0, v), v the shares' variance. The
+    loss is (m + 2 S) / (2 v) for S the sum of the m noises, each with its sign. Were S ~ N_Z(0, m v), that
+    is the loss of one integer that moves by m under N_Z(0, m v): (m^2 + 2 m S) / (2 m v). Fewer entries that
+    move lose less, since the others could be drawn by anyone. Two things are left out, and `rdp.spread`
+    bounds both: noise on each entry is a sum of shares, and S is one of m noises.
+    """
+    if not isinstance(leaf, VotesEvent):
+        return 0.0
+    total = leaf.variance * leaf.shares
+    entries = leaf.answers * leaf.classes * count
+    return rdp.spread(leaf.variance, leaf.shares) * entries + rdp.spread(total, _moved(leaf, count, relation))
 
 
 def _ratio(leaf: Any) -> float:
@@ -237,6 +277,11 @@ def _loss(leaf: Any, count: int, relation: Relation, interval: float) -> Any:
         return pld.from_discrete_laplace_mechanism(
             leaf.noise_parameter, moved, value_discretization_interval=interval
         ).self_compose(count)
+    if isinstance(leaf, VotesEvent):
+        moved = _moved(leaf, count, relation)
+        return pld.from_discrete_gaussian_mechanism(
+            math.sqrt(moved * leaf.variance * leaf.shares), moved, value_discretization_interval=interval
+        )
     if isinstance(leaf, dp.RandomizedResponseDpEvent):
         if relation != "replace-one":
             raise PrivacyError(

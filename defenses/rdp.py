@@ -25,6 +25,7 @@ from securefd.defenses.charges import (
     PoissonGaussian,
     RandomisedResponse,
     Skellam,
+    Votes,
 )
 from securefd.defenses.claims import RELATIONS, Relation
 from securefd.errors import PrivacyError
@@ -107,6 +108,13 @@ def _(charge: GaussianShares, relation: Relation) -> Curve:
     return np.asarray(ideal + beside * _ALPHA / (_ALPHA - 1), dtype=np.float64)
 
 
+@_curve.register
+def _(charge: Votes, relation: Relation) -> Curve:
+    """That of vectors that move as far, whichever way."""
+    return _curve(charge.as_shares, relation)
+
+
+@lru_cache(maxsize=4096)
 def spread(variance: float, shares: int) -> float:
     """How far, as a logarithm, a sum of ``shares`` independent N_Z(0, variance) is from N_Z(0, their sum).
 

@@ -13,7 +13,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from securefd.defenses.charges import Charge, DiscreteGaussian, GaussianShares, RandomisedResponse, Skellam
+from securefd.defenses.charges import (
+    Charge,
+    DiscreteGaussian,
+    GaussianShares,
+    RandomisedResponse,
+    Skellam,
+    Votes,
+)
 from securefd.defenses.rounding import Uniform
 from securefd.defenses.samplers import discrete_gaussian, skellam
 from securefd.defenses.sensitivity import Sensitivity
@@ -42,12 +49,19 @@ class NoiseShare:
         sampler = discrete_gaussian if self.kind == "discrete-gaussian" else skellam
         return sampler(self.variance, size)
 
-    def charge(self, sensitivity: Sensitivity, *, entries: int, unknown: int) -> Charge:
-        """What one sum of ``entries`` values costs towards whoever doesn't know ``unknown`` shares."""
+    def charge(
+        self, sensitivity: Sensitivity, *, entries: int, unknown: int, votes: tuple[int, int] | None = None
+    ) -> Charge:
+        """What one sum of ``entries`` values costs towards whoever doesn't know ``unknown`` shares.
+
+        ``votes``: how many answers there are, and how many classes, where each is one vote, whole.
+        """
         if not unknown >= 1:
             raise PrivacyError(f"at least 1 share must be unknown to an observer, got {unknown}")
         if self.kind == "skellam":
             return Skellam(variance=self.variance * unknown, sensitivity=sensitivity)
+        if votes is not None:
+            return Votes(variance=self.variance, shares=unknown, answers=votes[0], classes=votes[1])
         if unknown == 1:
             return DiscreteGaussian(variance=self.variance, sensitivity=sensitivity)
         return GaussianShares(

@@ -64,7 +64,8 @@ class ReleasePlan:
             assert self.noise is not None
             return RandomisedResponse(classes=self.n_classes, noise=self.noise, answers=asked.queries)
         least = min(self.unknown.values()) if unknown is None else unknown
-        return self.share.charge(asked.sensitivity, entries=asked.entries, unknown=least)
+        votes = (asked.queries, self.n_classes) if asked.votes else None
+        return self.share.charge(asked.sensitivity, entries=asked.entries, unknown=least, votes=votes)
 
     def charges(self, unknown: int | None = None) -> list[Charge]:
         """Those of all rounds."""
@@ -127,11 +128,15 @@ class ReleasePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """One round's answer of one client: ``queries``, ``entries`` on the grid, and how far they can move."""
+    """One round's answer of one client: ``queries``, ``entries`` on the grid, and how far they can move.
+
+    ``votes``: whether each query is answered with one class, whole.
+    """
 
     queries: int
     entries: int
     sensitivity: Sensitivity
+    votes: bool
 
 
 def plan_releases(config: Config, recipe: Recipe, n_public: int) -> ReleasePlan | None:
@@ -188,6 +193,7 @@ def _asked(recipe: Recipe, queries: int) -> Asked:
         queries=queries,
         entries=sum(block.size for block in blocks),
         sensitivity=of_client(blocks, recipe.bits),
+        votes=recipe.bits == 1 and [block.name for block in blocks] == ["votes"],
     )
 
 

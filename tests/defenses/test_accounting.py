@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from securefd.defenses.accounting import calibrate, check_delta, compose, epsilon, spent
-from securefd.defenses.charges import DiscreteGaussian, DiscreteLaplace, PoissonGaussian
+from securefd.defenses.charges import DiscreteGaussian, DiscreteLaplace, PoissonGaussian, Votes
 from securefd.defenses.sensitivity import Sensitivity
 from securefd.errors import PrivacyError
 
@@ -199,3 +199,64 @@ def test_delta_must_be_below_one_unit():
     for delta, units in ((0.02, 50), (0.1, 50), (math.nan, 50)):
         with pytest.raises(PrivacyError, match="delta must be"):
             check_delta(delta, units)
+
+
+def votes_oracle(variance, shares, answers, relation, epsilon):
+    """Delta of votes by brute force: all outputs of every entry that moves, of the shares' very sum."""
+    x = np.arange(-60, 61)
+    one = np.exp(-(x**2) / (2 * variance))
+    total = one = one / one.sum()
+    for _ in range(shares - 1):
+        total = np.convolve(total, one)
+    moves = ([1, -1] if relation == "replace-one" else [1]) * answers
+    p, q = np.ones(1), np.ones(1)
+    for move in moves:
+        mine, other = total, np.roll(total, move)
+        p, q = np.multiply.outer(p, mine).ravel(), np.multiply.outer(q, other).ravel()
+        kept = p > 1e-18
+        p, q = p[kept], q[kept]
+    return float(np.maximum(p - math.exp(epsilon) * q, 0).sum())
+
+
+@pytest.mark.parametrize("relation", BOTH)
+@pytest.mark.parametrize(
+    ("variance", "shares", "answers"), [(2.0, 1, 1), (1.0, 2, 1), (4.0, 3, 1), (3.0, 1, 2)]
+)
+def test_votes_against_every_output(variance, shares, answers, relation):
+    """Never too little, and close where shares add up to nearly one discrete Gaussian."""
+    if relation == "replace-one" and answers == 2:
+        answers = 1
+    charge = Votes(variance=variance, shares=shares, answers=answers, classes=2)
+    for delta in (1e-2, 1e-4):
+        found = spent([charge], delta, relation)
+        assert votes_oracle(variance, shares, answers, relation, found) <= delta * (1 + 1e-6)
+        if variance >= 2:
+            assert votes_oracle(variance, shares, answers, relation, 0.97 * found) > delta * 0.9
+
+
+@pytest.mark.parametrize("relation", BOTH)
+def test_many_votes_cost_what_a_gaussian_of_their_deviation_costs(relation):
+    moved = 1800 if relation == "replace-one" else 900
+    charge = Votes(variance=40.0, shares=250, answers=900, classes=10)
+    exact = gaussian_epsilon(math.sqrt(moved / 10_000), DELTA)
+    found = spent([charge], DELTA, relation)
+    assert exact <= found <= exact * 1.002
+    assert found < 0.95 * spent([charge.as_shares], DELTA, relation)
+    halves = Votes(variance=40.0, shares=250, answers=450, classes=10)
+    assert spent([halves, halves], DELTA, relation) == pytest.approx(found, rel=1e-6)
+
+
+def test_votes_compose_with_others_and_are_counted_otherwise_when_too_many():
+    charge = Votes(variance=40.0, shares=250, answers=900, classes=10)
+    both = spent([charge, DiscreteLaplace(parameter=0.2, sensitivity=1)], DELTA, "replace-one")
+    assert spent([charge], DELTA, "replace-one") + 0.1 < both < spent([charge], DELTA, "replace-one") + 0.4
+    wide = Votes(variance=1e9, shares=250, answers=90_000, classes=10)
+    assert spent([wide], DELTA, "replace-one") == spent([wide.as_shares], DELTA, "replace-one")
+    weak = Votes(variance=0.02, shares=2, answers=1, classes=2)
+    assert spent([weak], DELTA, "replace-one") == math.inf
+
+
+@pytest.mark.parametrize("wrong", [{"shares": 0}, {"answers": 0}, {"classes": 1}, {"variance": 0.0}])
+def test_votes_that_arent_are_refused(wrong):
+    with pytest.raises(PrivacyError, match="must be"):
+        Votes(**{"variance": 1.0, "shares": 1, "answers": 1, "classes": 2, **wrong})

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import securefd
 from securefd.config import Config, parse_config
-from securefd.defenses import accounting, rdp
-from securefd.defenses.charges import Charge, GaussianShares
+from securefd.defenses import accounting
+from securefd.defenses.charges import Charge, Votes
 from securefd.defenses.ledger import Ledger
 from securefd.errors import BudgetExceeded, ConfigError, PrivacyError
 from securefd.evaluation.findings import Finding
@@ -81,16 +82,24 @@ class TestPlan:
         assert {(g.unit, g.relation, g.delta) for g in found.values()} == {("client", "replace-one", 1e-3)}
 
     def test_by_hand(self) -> None:
-        """6 clients, 2 rounds of 40 votes: rho = 2 * (2 * 40) / (2 * 5 * variance) towards a peer."""
-        plan = planned(written())
+        """6 clients, 2 rounds of 40 votes, in the limit of much noise: mu^2 = 2 * (2 * 40) / (5 * variance)
+        towards a peer, of a Gaussian; answers with probabilities by rho = mu^2 / 2.
+        """
+        plan = planned(written(privacy="epsilon = 0.5"))
         assert plan.share is not None
-        rho = 2 * 80 / (2 * 5 * plan.share.variance)
+        mu = math.sqrt(2 * 80 / (5 * plan.share.variance))
+        epsilon = plan.guarantees()["peer"].epsilon
+        second = math.exp(epsilon + norm.logcdf(-epsilon / mu - mu / 2))
+        assert norm.cdf(-epsilon / mu + mu / 2) - second == pytest.approx(1e-3, rel=0.02)
+
+        soft = planned(written(method="dsfl", privacy="epsilon = 0.5"))
+        assert soft.share is not None
+        rho = 2 * 80 * 255**2 / (2 * 5 * soft.share.variance)
         alphas = 1 + np.geomspace(1e-2, 1e3, 20_000)
         best = np.min(
             rho * alphas + np.log((alphas - 1) / alphas) - (math.log(1e-3) + np.log(alphas)) / (alphas - 1)
         )
-        spread = 2 * rdp.spread(plan.share.variance, 5) * 400
-        assert plan.guarantees()["peer"].epsilon == pytest.approx(best, rel=0.01, abs=20 * spread)
+        assert soft.guarantees()["peer"].epsilon == pytest.approx(best, rel=0.01)
 
     def test_who_knows_more_noise_is_promised_less(self) -> None:
         plan = planned(written(sealing=f"{MASKED}\nthreshold = 5\ncolluders = 2"))
@@ -98,7 +107,7 @@ class TestPlan:
         epsilons = {observer: each.epsilon for observer, each in plan.guarantees().items()}
         assert epsilons["coalition"] > epsilons["peer"] > epsilons["server"] == epsilons["release"]
         charge = plan.charge(0)
-        assert isinstance(charge, GaussianShares)
+        assert isinstance(charge, Votes)
         assert charge.shares == 3
 
     def test_a_sparse_graph_is_charged_for_what_it_surely_hides(self) -> None:
