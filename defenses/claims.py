@@ -93,10 +93,14 @@ class Claim:
             return "proven"
         return "none" if self.assumption is None else "cryptographic"
 
-    def __str__(self) -> str:
+    @property
+    def promise(self) -> str:
+        """What is promised and under which assumption, without the reason."""
         promise = self.kind if self.guarantee is None else f"proven {self.guarantee}"
-        under = "" if self.assumption is None else f", if {self.assumption}"
-        return f"{self.observer}, {self.subject}: {promise}{under}. {self.reason}"
+        return promise if self.assumption is None else f"{promise}, if {self.assumption}"
+
+    def __str__(self) -> str:
+        return f"{self.observer}, {self.subject}: {self.promise}. {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -460,11 +460,16 @@ def _client_line(client: ClientPlan) -> str:
 
 
 def _claim_lines(promised: Sequence[Claim]) -> list[str]:
-    """Observers who are promised the same share a line."""
-    observers: dict[str, list[str]] = {}
+    """Observers who are promised the same share a line, and promises that rest on the same a reason."""
+    reasons: dict[tuple[str, str], dict[str, list[str]]] = {}
     for claim in promised:
-        observers.setdefault(str(claim).removeprefix(f"{claim.observer}, "), []).append(claim.observer)
-    return [f"{', '.join(names)} about {promise}" for promise, names in observers.items()]
+        promises = reasons.setdefault((claim.subject, claim.reason), {})
+        promises.setdefault(claim.promise, []).append(claim.observer)
+    lines = []
+    for (subject, reason), promises in reasons.items():
+        made = [f"{', '.join(names)} about {subject}: {promise}" for promise, names in promises.items()]
+        lines += [f"{made[0]}. {reason}"] if len(made) == 1 else [*made, f"to these: {reason}"]
+    return lines
 
 
 def _noise_line(noise: NoisePlan) -> str:
