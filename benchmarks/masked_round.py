@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 STAGES = ("advertise", "share", "upload", "confirm", "unmask")
 BITS = 8
 """Of every value."""
-HONEST_MINIMUM = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """How many take part in a round, and of what size: a fifth may drop, a twentieth collude, a tenth drops.
+    """How many take part in a round, and of what size: a tenth may drop, and does; a twentieth may collude.
 
     ``degree``: holders of each client; None for the fewest that are sound.
     """
@@ -40,9 +39,8 @@ class Case:
 
         return choose(
             n_clients=self.clients,
-            threshold=self.clients * 4 // 5,
+            threshold=self.clients - self.dropped,
             colluders=self.clients // 20,
-            honest_minimum=HONEST_MINIMUM,
             degree=self.degree,
         )
 

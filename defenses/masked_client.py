@@ -6,10 +6,8 @@ What is promised, and how a round goes, is in ``securefd.defenses.masks``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hmac import compare_digest
-from itertools import pairwise
 from random import Random, SystemRandom
 from typing import TypeVar
 
@@ -20,13 +18,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from securefd.defenses import shamir
 from securefd.defenses.carriers import RingSealer, Sealer, Vector
-from securefd.defenses.identity import Identity, Place, Rounds, sign_message, verify_message, verify_signature
-from securefd.defenses.masks import Derivation, agree, positions_hash
+from securefd.defenses.identity import Identity, Place, Rounds, sign_message, verify_signature
+from securefd.defenses.masked_checks import Checks, check_ascending, check_distinct, check_tags
+from securefd.defenses.masks import agree, agreement, derivation, positions_hash
 from securefd.defenses.quantise import check_grid
 from securefd.defenses.terms import PROTOCOL, Terms
 from securefd.errors import ProtocolError, SealingError
 from securefd.messages import (
-    KIB,
     Advertise,
     Boxes,
     Confirm,
@@ -57,6 +55,13 @@ class _Keys:
     share_key: X25519PrivateKey
     advert: bytes
     chosen: tuple[int, ...] = ()
+
+    @property
+    def public(self) -> tuple[bytes, bytes]:
+        return (
+            self.mask_key.public_key().public_bytes_raw(),
+            self.share_key.public_key().public_bytes_raw(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -123,6 +128,7 @@ class MaskedClient:
             )
         self._identity, self._terms = identity, terms
         self._position = terms.pinned.index(identity.public)
+        self._checks = Checks(terms=terms, position=self._position)
         self._random = SystemRandom() if _random is None else _random
         self._rounds = Rounds()
         self._turn: _Turn | None = None
@@ -163,14 +169,14 @@ class MaskedClient:
         """
         keys = self._at(_Keys, "share", "advertise")
         adverts = decode(roster, Roster)
-        self._check_roster(adverts, keys)
+        self._checks.roster(adverts, keys.advert)
         place = keys.place.at("share", agreement(keys.place, roster))
         if not keys.chosen:
             keys = self._turn = replace(keys, chosen=self._choose())
         holders = tuple(position for position in keys.chosen if adverts.adverts[position])
-        self._check_alive(holders, holders, "have advertised")
-        peers = {position: self._advert(adverts, keys.place, position) for position in holders}
-        _check_distinct(peers, keys)
+        self._checks.alive(holders, "have advertised")
+        peers = {position: self._checks.advert(adverts, keys.place, position) for position in holders}
+        check_distinct(peers, keys.public)
         seed = shamir.draw_secret(_random=self._random.randbytes)
         threshold = self._terms.neighbourhood.share_threshold
         key_shares, seed_shares = (
@@ -217,18 +223,17 @@ class MaskedClient:
                 f"values must travel by {terms.carrier}, as agreed, got {sealer.name}; use that carrier"
             )
         message = decode(relay, Relay)
-        sharers = self._check_positions(message.sharers, "sharers")
-        self._check_sharers(message, shared)
+        sharers = self._checks.relay(message, shared.roster)
         alive = set(sharers)
         own = [position for position in shared.holders if position in alive]
-        self._check_alive(own, shared.holders, "have shared")
+        self._checks.alive(own, "have shared")
         neighbours = sorted({*own, *message.senders})
         peers, secrets = dict(shared.peers), dict(shared.secrets)
         for position in message.senders:
             if position not in peers:
-                peers[position] = self._advert(shared.roster, keys.place, position)
+                peers[position] = self._checks.advert(shared.roster, keys.place, position)
                 secrets[position] = agree(keys.share_key, peers[position].share_key, position)
-        _check_distinct(peers, keys)
+        check_distinct(peers, keys.public)
         derive = derivation(shared.place)
         shares = {
             sender: self._open(box, derive.box_key(secrets[sender], sender, self._position), sender)
@@ -269,8 +274,8 @@ class MaskedClient:
         """
         uploaded = self._at(_Uploaded, "confirm", "upload")
         message = decode(survivors, Survivors)
-        alive = self._check_positions(message.survivors, "survivors")
-        _check_ascending(message.dropped, "dropped")
+        alive = self._checks.positions(message.survivors, "survivors")
+        check_ascending(message.dropped, "dropped")
         if both := sorted({*alive} & {*message.dropped}):
             raise ProtocolError(
                 f"clients {both} are said to have survived and to have dropped out; nothing was signed, "
@@ -283,7 +288,7 @@ class MaskedClient:
             )
         members = set(alive)
         own = [position for position in uploaded.holders if position in members]
-        self._check_alive(own, uploaded.holders, "have survived")
+        self._checks.alive(own, "have survived")
         body = encode(Confirm(survivors=hashlib.sha256(survivors).digest()))
         place = uploaded.place.at("confirm", uploaded.place.roster)
         signed = sign_message(self._identity, place, self._position, body)
@@ -299,7 +304,7 @@ class MaskedClient:
         """
         turn = self._at(_Confirmed, "unmask", "confirm")
         message = decode(confirmations, Confirmations)
-        senders = self._check_positions(message.senders, "confirmations")
+        senders = self._checks.positions(message.senders, "confirmations")
         if len(senders) != self._terms.threshold or len(message.signatures) != len(senders):
             raise ProtocolError(
                 f"exactly {self._terms.threshold} confirmations are needed, got {len(senders)} clients and "
@@ -316,7 +321,7 @@ class MaskedClient:
             verify_signature(place, senders[index], turn.body, message.signatures[index], public)
         alive, shares = set(turn.survivors), turn.uploaded.shares
         survived = [position for position in sorted(shares) if position in alive]
-        _check_tags(message, {position: turn.uploaded.tags[position] for position in survived})
+        check_tags(message, {position: turn.uploaded.tags[position] for position in survived})
         dropped = [position for position in sorted(shares) if position not in alive]
         body = Reveal(
             seed=turn.uploaded.seed,
@@ -354,59 +359,6 @@ class MaskedClient:
         others = [position for position in range(n) if position != self._position]
         return tuple(sorted(self._random.sample(others, degree))) if degree < n - 1 else tuple(others)
 
-    def _check_roster(self, roster: Roster, keys: _Keys) -> None:
-        adverts, n = roster.adverts, len(self._terms.pinned)
-        if len(adverts) != n:
-            raise ProtocolError(f"the roster must have a place for each of {n} clients, got {len(adverts)}")
-        if adverts[self._position] != keys.advert:
-            raise ProtocolError("the roster doesn't hold this client's own advertisement at its position")
-        present = sum(1 for advert in adverts if advert)
-        if present < self._terms.threshold:
-            raise ProtocolError(
-                f"at least {self._terms.threshold} clients must advertise, got {present}; wait for more"
-            )
-
-    def _check_sharers(self, message: Relay, shared: _Shared) -> None:
-        _check_ascending(message.senders, "senders")
-        if len(message.boxes) != len(message.senders):
-            raise ProtocolError(
-                f"{len(message.senders)} senders need as many boxes, got {len(message.boxes)}"
-            )
-        if self._position in message.senders or not {*message.senders} <= {*message.sharers}:
-            raise ProtocolError(
-                "boxes must come from other clients, and from those that are said to have shared"
-            )
-        if missing := [position for position in message.sharers if not shared.roster.adverts[position]]:
-            raise ProtocolError(f"clients {missing} can't have shared: they didn't advertise")
-
-    def _check_positions(self, positions: Sequence[int], what: str) -> tuple[int, ...]:
-        """At least t pinned clients, ascending; this one among them, except where others have confirmed."""
-        _check_ascending(positions, what)
-        n, threshold = len(self._terms.pinned), self._terms.threshold
-        if positions and not positions[-1] < n:
-            raise ProtocolError(f"{what} must be among {n} pinned clients, got {positions[-1]}")
-        if len(positions) < threshold:
-            raise ProtocolError(
-                f"{what} must be at least {threshold} clients, got {len(positions)}; nothing is opened below"
-            )
-        if what != "confirmations" and self._position not in positions:
-            raise ProtocolError(f"{what} must include this client, which did its part")
-        return tuple(positions)
-
-    def _check_alive(self, alive: Sequence[int], holders: Sequence[int], what: str) -> None:
-        needed = self._terms.neighbourhood.share_threshold
-        if len(alive) < needed:
-            raise ProtocolError(
-                f"at least {needed} of this client's holders must {what}, got {len(alive)}: with fewer, the "
-                "server could have it stand alone; start a new round"
-            )
-
-    def _advert(self, roster: Roster, place: Place, position: int) -> Advertise:
-        sender, body = verify_message(roster.adverts[position], place, self._terms.pinned, KIB)
-        if sender != position:
-            raise ProtocolError(f"the roster holds client {sender} at position {position}")
-        return decode(body, Advertise)
-
     def _open(self, box: bytes, key: bytes, sender: int) -> tuple[bytes, bytes]:
         try:
             plain = AESGCM(key).decrypt(NONCE, box, None)
@@ -415,43 +367,3 @@ class MaskedClient:
                 f"the box from client {sender} wasn't made for this client, round and roster, or was altered"
             ) from error
         return plain[:_SHARE], plain[_SHARE:]
-
-
-def agreement(place: Place, roster: bytes) -> bytes:
-    """What clients sign for from the second stage on: SHA-256(digest of terms | SHA-256(Roster message)).
-
-    ``place``: of the advertisements, with the digest of the terms.
-    """
-    return hashlib.sha256(place.roster + hashlib.sha256(roster).digest()).digest()
-
-
-def derivation(place: Place) -> Derivation:
-    """Where the keys of a round come from, once there is an agreement."""
-    return Derivation(session=place.session, round=place.round, agreement=place.roster)
-
-
-def _check_ascending(positions: Sequence[int], what: str) -> None:
-    if any(not one < other for one, other in pairwise(positions)):
-        raise ProtocolError(f"{what} must be listed once each, in ascending order")
-
-
-def _check_tags(message: Confirmations, expected: Mapping[int, bytes]) -> None:
-    if message.owners != tuple(expected) or len(message.tags) != len(expected):
-        raise ProtocolError(
-            f"a tag of each survivor that this client holds a share of is needed, {list(expected)}, got "
-            f"{len(message.tags)} of {list(message.owners)}; nothing was revealed"
-        )
-    for owner, tag in zip(message.owners, message.tags, strict=True):
-        if not compare_digest(tag, expected[owner]):
-            raise ProtocolError(
-                f"client {owner} masked its vector for other clients than those that have shared, so it may "
-                "stand alone; nothing was revealed"
-            )
-
-
-def _check_distinct(peers: Mapping[int, Advertise], keys: _Keys) -> None:
-    """A key that two clients advertise, or that comes back to its owner, would cancel or repeat a mask."""
-    own = (keys.mask_key.public_key().public_bytes_raw(), keys.share_key.public_key().public_bytes_raw())
-    every = [*own, *(key for peer in peers.values() for key in (peer.mask_key, peer.share_key))]
-    if len(set(every)) != len(every):
-        raise ProtocolError("two clients of the roster have the same public key; start a new round")

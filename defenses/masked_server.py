@@ -6,19 +6,19 @@ What is promised, and how a round goes, is in ``securefd.defenses.masks``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec import msgpack
 from numpy.typing import NDArray
 
 from securefd.defenses import shamir
 from securefd.defenses.carriers import Adder, RingAdder
 from securefd.defenses.identity import Place, verify_message
-from securefd.defenses.masked_client import agreement, derivation
-from securefd.defenses.masks import agree
+from securefd.defenses.masks import agree, agreement, derivation
 from securefd.defenses.terms import PROTOCOL, Terms
 from securefd.errors import MessageError, ProtocolError, SealingError
 from securefd.messages import (
@@ -152,14 +152,9 @@ class MaskedServer:
                     received[holder].append((sender, box))
         self._held = {holder: [sender for sender, _ in boxes] for holder, boxes in received.items()}
         self._next("upload")
+        common = encode(Relay(sharers=sharers, senders=(), boxes=()))
         return {
-            holder: encode(
-                Relay(
-                    sharers=sharers,
-                    senders=tuple(sender for sender, _ in boxes),
-                    boxes=tuple(box for _, box in boxes),
-                )
-            )
+            holder: _completed(common, [sender for sender, _ in boxes], [box for _, box in boxes])
             for holder, boxes in received.items()
         }
 
@@ -177,13 +172,11 @@ class MaskedServer:
         self._check_close("confirm")
         senders = tuple(sorted(self._signatures))[: self._terms.threshold]
         signatures = tuple(self._signatures[sender] for sender in senders)
+        common = encode(Confirmations(senders=senders, signatures=signatures, owners=(), tags=()))
         messages = {}
         for holder in sorted(self._signatures):
-            owners = tuple(owner for owner in self._held[holder] if owner in self._alive)
-            tags = tuple(self._tags[owner][holder] for owner in owners)
-            messages[holder] = encode(
-                Confirmations(senders=senders, signatures=signatures, owners=owners, tags=tags)
-            )
+            owners = [owner for owner in self._held[holder] if owner in self._alive]
+            messages[holder] = _completed(common, owners, [self._tags[owner][holder] for owner in owners])
         self._next("unmask")
         return messages
 
@@ -327,6 +320,16 @@ class MaskedServer:
             f"the shares of client {client} don't recover what it committed to: it, or one of its holders, "
             "lied; start a new round; nothing was opened"
         )
+
+
+def _completed(common: bytes, *own: Sequence[object]) -> bytes:
+    """A message whose last fields are one client's ``own``; ``common`` is that message with these empty.
+
+    What all clients get alike grows with their number, and is encoded once: encoding it for each of them
+    again took up to a seventh of the server's time among 1,000.
+    """
+    # An empty array is one byte.
+    return b"".join([common[: -len(own)], *map(msgpack.encode, own)])
 
 
 def _read(sender: int, body: bytes, kind: type[M], limit: int | None = None) -> M:

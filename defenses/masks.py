@@ -25,7 +25,7 @@ What is promised, and to whom:
   the others' vectors stay hidden behind one sum over at least t - c of them (on a sparse graph: at least
   honest_minimum, since the server can leave out those whose neighbours it calls dropped), under X25519 (gap
   Diffie-Hellman), HKDF-SHA256, AES-256-CTR, AES-256-GCM, SHA-256 and Ed25519 being secure, and except with
-  the probability that ``securefd.defenses.neighbourhood`` computes.
+  the probability that ``securefd.defenses.graph_failure`` computes.
 - Against up to c other clients: the same.
 - The sum itself is not private; only noise protects what the sum reveals.
 - Clients may drop out at every stage. Below t of them the round ends, and nothing is opened.
@@ -54,6 +54,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from securefd.defenses.identity import Place
 from securefd.defenses.terms import PROTOCOL
 from securefd.errors import ProtocolError
 
@@ -71,7 +72,7 @@ class Derivation:
 
     info = PROTOCOL | label (pair, self, box or tag, in ASCII) | 0 | round (8 bytes, big-endian) | two
     positions (4 bytes each, big-endian; pair: ascending; self: the own one twice; box and tag: sender, then
-    holder) | agreement (32 bytes, see `masked_client.agreement`) | for a tag: the `positions_hash` of the
+    holder) | agreement (32 bytes, see `agreement`) | for a tag: the `positions_hash` of the
     sharers. All keys have 32 bytes, tags the first 16 of theirs.
     """
 
@@ -99,6 +100,19 @@ class Derivation:
         places = self.round.to_bytes(8, "big") + one.to_bytes(4, "big") + other.to_bytes(4, "big")
         info = PROTOCOL + label + b"\0" + places + self.agreement + more
         return HKDF(algorithm=SHA256(), length=32, salt=self.session, info=info).derive(secret)
+
+
+def agreement(place: Place, roster: bytes) -> bytes:
+    """What clients sign for from the second stage on: SHA-256(digest of terms | SHA-256(Roster message)).
+
+    ``place``: of the advertisements, with the digest of the terms.
+    """
+    return hashlib.sha256(place.roster + hashlib.sha256(roster).digest()).digest()
+
+
+def derivation(place: Place) -> Derivation:
+    """Where the keys of a round come from, once there is an agreement."""
+    return Derivation(session=place.session, round=place.round, agreement=place.roster)
 
 
 def positions_hash(positions: Sequence[int]) -> bytes:

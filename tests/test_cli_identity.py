@@ -16,7 +16,8 @@ import pytest
 
 from securefd.cli import main
 from securefd.defenses.identity import cohort_hash
-from securefd.defenses.keys import load_roster, read_identity
+from securefd.defenses.keys import read_identity
+from securefd.defenses.rosters import load_roster
 
 FINGERPRINT = re.compile("[0-9a-f]{4}(-[0-9a-f]{4}){15}")
 

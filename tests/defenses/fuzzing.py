@@ -292,7 +292,7 @@ def _change_bytes(random: Random, value: bytes) -> bytes:
 
 DRAWS = ("chosen", "sampled", "_random")
 """Which lots a client has drawn stays so after a refusal, lest a server make it draw until it likes them."""
-CONSTANT = ("_identity", "_terms")
+CONSTANT = ("_identity", "_terms", "_checks", "_server", "_ask")
 
 
 def fingerprint(thing: object) -> object:
@@ -330,6 +330,10 @@ class Site:
         return f"{self.file} {self.function}: {self.says[:90]}"
 
 
+Sites = Mapping[tuple[str, int], Site]
+"""By file and line."""
+
+
 def raise_sites(*files: str) -> dict[tuple[str, int], Site]:
     """Every ``raise`` in these files of the package, by file and line."""
     found = {}
@@ -354,7 +358,7 @@ def _functions(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.AST, str
 class Tally:
     """How many messages of each kind were tried, and which statement refused them."""
 
-    sites: Mapping[tuple[str, int], Site]
+    sites: Sites
     tried: Counter[str] = field(default_factory=Counter)
     accepted: Counter[str] = field(default_factory=Counter)
     refused: Counter[Site] = field(default_factory=Counter)

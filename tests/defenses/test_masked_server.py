@@ -10,6 +10,7 @@ import pytest
 
 from securefd.defenses.carriers import RingAdder
 from securefd.defenses.masked_server import STAGES, MaskedServer
+from securefd.defenses.neighbourhood import Neighbourhood
 from securefd.defenses.terms import CarrierName
 from securefd.errors import MessageError, ProtocolError, SealingError
 from securefd.messages import (
@@ -415,7 +416,7 @@ class TestStages:
             MaskedServer(TERMS, session=session, round=number, question=QUESTION, size=1)
 
     def test_impossible_questions(self) -> None:
-        with pytest.raises(SealingError, match="must hold 1 to"):
+        with pytest.raises(SealingError, match="size must be in 1"):
             MaskedServer(TERMS, session=SESSION, round=0, question=QUESTION, size=0)
         with pytest.raises(SealingError, match="32 bytes"):
             MaskedServer(TERMS, session=SESSION, round=0, question=b"what?", size=1)
@@ -430,6 +431,36 @@ class TestStages:
             MaskedServer(TERMS, session=SESSION, round=0, question=QUESTION, size=1, adder=Other(TERMS, 1))
 
 
+class TestMessagesToEach:
+    """What they have in common is encoded once, and nobody can tell."""
+
+    @pytest.mark.parametrize(
+        ("graph", "drops"),
+        [
+            (make_graph(7, 4), {"share": {3}, "upload": {1}, "confirm": {0}}),
+            (make_graph(10, 6, degree=3, share_threshold=1), {"share": {3}, "upload": {1}, "confirm": {0}}),
+            (make_graph(9, 5, degree=1, share_threshold=1), NOBODY),
+        ],
+        ids=["complete", "degree 3", "degree 1"],
+    )
+    def test_as_if_encoded_one_by_one(self, graph: Neighbourhood, drops: Drops) -> None:
+        f = Federation(make_terms(graph)).to("upload", drops)
+        made = {k: body_of(message, Boxes) for k, message in f.sent["share"].items()}
+        unchosen = 0
+        for k, relay in f.given["upload"].items():
+            senders = tuple(sender for sender in sorted(made) if k in made[sender].holders)
+            boxes = tuple(made[sender].boxes[made[sender].holders.index(k)] for sender in senders)
+            assert relay == encode(Relay(sharers=tuple(sorted(made)), senders=senders, boxes=boxes))
+            unchosen += not senders
+        assert unchosen or graph.degree > 1
+        f.to("unmask", drops)
+        signatures = {k: decode(message, Signed).signature for k, message in f.sent["confirm"].items()}
+        first = {k: signatures[k] for k in sorted(signatures)[: graph.threshold]}
+        assert f.given["unmask"].keys() == signatures.keys()
+        for k, message in f.given["unmask"].items():
+            assert message == f.confirmations(k, f.sent["upload"].keys(), first)
+
+
 class TestOpening:
     @pytest.mark.parametrize("bits", [1, 6, 8, 14, 16, 30, 32])
     @pytest.mark.parametrize("drops", [NOBODY, {"upload": {0, 4}}, {"unmask": {1, 3}}], ids=str)
@@ -441,7 +472,7 @@ class TestOpening:
     @pytest.mark.parametrize("size", [1, 7, 70_000])
     @pytest.mark.parametrize("n", [3, 8])
     def test_sizes(self, n: int, size: int) -> None:
-        f = Federation(make_terms(make_graph(n, 3), bits=20), size=size)
+        f = Federation(make_terms(make_graph(n, n - n // 4), bits=20), size=size)
         opened = f.finish()
         assert opened.total.dtype == np.int64
         assert opened.total.shape == (size,)

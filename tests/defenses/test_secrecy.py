@@ -24,9 +24,9 @@ from sklearn.preprocessing import StandardScaler
 
 from securefd.defenses import carriers, masks, shamir
 from securefd.defenses.identity import Identity
-from securefd.defenses.masked_client import NONCE, MaskedClient, agreement, derivation
+from securefd.defenses.masked_client import NONCE, MaskedClient
 from securefd.defenses.masked_server import MaskedServer
-from securefd.defenses.masks import Derivation, agree
+from securefd.defenses.masks import Derivation, agree, agreement, derivation
 from securefd.defenses.neighbourhood import choose
 from securefd.defenses.terms import Terms
 from securefd.errors import SealingError

@@ -11,9 +11,9 @@ import pytest
 
 from securefd.defenses import masked_client, shamir
 from securefd.defenses.identity import Identity
-from securefd.defenses.masked_client import MaskedClient, derivation
+from securefd.defenses.masked_client import MaskedClient
 from securefd.defenses.masked_server import MaskedServer
-from securefd.defenses.masks import agree, apply_masks
+from securefd.defenses.masks import agree, apply_masks, derivation
 from securefd.defenses.neighbourhood import Neighbourhood
 from securefd.defenses.terms import Terms
 from securefd.errors import ProtocolError
@@ -99,7 +99,7 @@ def test_a_withheld_tag_is_no_way_out() -> None:
 
 
 def test_without_tags_the_victim_would_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_client, "_check_tags", lambda *_: None)
+    monkeypatch.setattr(masked_client, "check_tags", lambda *_: None)
     split = Split()
     reveals = {}
     for k in range(1, N):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec import msgpack
 
@@ -14,7 +15,7 @@ from securefd.defenses.terms import PROTOCOL, Terms
 from securefd.errors import SealingError
 from tests.defenses.masked_parties import IDENTITIES, QUESTION, make_graph, make_terms
 
-GRAPH = choose(n_clients=5, threshold=4, colluders=2, honest_minimum=2)
+GRAPH = choose(n_clients=5, threshold=4, colluders=1, honest_minimum=2)
 PINNED = tuple(identity.public for identity in IDENTITIES[:5])
 TERMS = Terms(pinned=PINNED, neighbourhood=GRAPH, bits=8)
 MORE_NOISE = replace(TERMS, noise_deviation=3.0)
@@ -32,14 +33,14 @@ OTHERS: dict[str, Terms] = {
     "bits": replace(TERMS, bits=20),
     "carrier": replace(TERMS, carrier="bfv"),
     "threshold": changed_graph(threshold=5),
-    "colluders": changed_graph(colluders=1),
+    "colluders": changed_graph(colluders=2),
     "honest_minimum": changed_graph(honest_minimum=3),
     "degree": changed_graph(degree=3),
     "share_threshold": changed_graph(share_threshold=2),
     "checked": changed_graph(checked=3),
     "order of the pinned": replace(TERMS, pinned=(PINNED[1], PINNED[0], *PINNED[2:])),
     "one identity": replace(TERMS, pinned=(*PINNED[:4], IDENTITIES[6].public)),
-    "one client more": make_terms(make_graph(6, 4, colluders=2, degree=4, share_threshold=3)),
+    "one client more": make_terms(make_graph(6, 4, colluders=1, degree=4, share_threshold=3)),
 }
 
 
@@ -49,7 +50,7 @@ class TestDigest:
             b"securefd/masked/2",
             "ring",
             list(PINNED),
-            [4, 2, 2],
+            [4, 1, 2],
             [4, 3, GRAPH.checked],
             [8, 16, 0.0],
             [QUESTION, 6],
@@ -89,19 +90,20 @@ class TestDigest:
         assert other.digest(question=QUESTION, size=6) == TERMS.digest(question=QUESTION, size=6)
 
     def test_equal_terms_have_equal_digests(self) -> None:
-        for one, other in ((0, 0.0), (3, 3.0)):
+        for one, other in ((0, 0.0), (-0.0, 0.0), (3, 3.0), (np.float64(3), 3.0)):
             twins = [replace(TERMS, noise_deviation=noise) for noise in (one, other)]
             assert twins[0] == twins[1]
             assert len({twin.digest(question=QUESTION, size=6) for twin in twins}) == 1
 
-    @pytest.mark.parametrize("question", [b"", bytes(31), bytes(33)])
-    def test_questions_are_hashes(self, question: bytes) -> None:
-        with pytest.raises(SealingError, match=f"32 bytes, got {len(question)}; hash what was asked"):
+    @pytest.mark.parametrize("question", [b"", bytes(31), bytes(33), "q" * 32, bytearray(32)])
+    def test_questions_are_hashes(self, question: Any) -> None:
+        got = f"got {len(question)} in {type(question).__name__}; hash what was asked"
+        with pytest.raises(SealingError, match=f"must be a hash of 32 bytes, {got}"):
             TERMS.digest(question=question, size=6)
 
-    @pytest.mark.parametrize("size", [0, -1, 2**32])
-    def test_sizes(self, size: int) -> None:
-        with pytest.raises(SealingError, match=f"must hold 1 to 2\\*\\*32 - 1 values, got {size}"):
+    @pytest.mark.parametrize("size", [0, -1, 2**32, True, 6.0, np.int64(6), "6", None])
+    def test_sizes(self, size: Any) -> None:
+        with pytest.raises(SealingError, match=r"size must be .*, got .*; give"):
             TERMS.digest(question=QUESTION, size=size)
 
 
@@ -120,22 +122,43 @@ class TestRefused:
             ({"pinned": (*PINNED[:4], bytes(31))}, "must have 32 bytes"),
             ({"bits": 0}, r"bits must be in 1\.\.32, got 0"),
             ({"bits": 33}, r"bits must be in 1\.\.32, got 33"),
+            ({"bits": True}, "bits must be a whole number, got True; give an int"),
+            ({"bits": np.int64(8)}, "bits must be a whole number, got .*8.*; give an int"),
+            ({"bits": 8.0}, r"bits must be a whole number, got 8\.0; give an int"),
+            ({"bits": "8"}, "bits must be a whole number, got '8'; give an int"),
+            ({"pinned": list(PINNED)}, "must be a tuple of public keys in bytes, got list of bytes; convert"),
+            ({"pinned": (*PINNED[:4], "k" * 32)}, "got tuple of bytes, str; convert"),
+            ({"pinned": (*PINNED[:4], bytearray(32))}, "got tuple of bytearray, bytes; convert"),
+            ({"neighbourhood": None}, "must be a Neighbourhood, got None; let choose make one"),
+            ({"carrier": "pigeon"}, "carrier must be one of ring, bfv, got 'pigeon'; choose one"),
+            ({"carrier": None}, "carrier must be one of ring, bfv, got None; choose one"),
+            ({"carrier": ["ring"]}, r"carrier must be one of ring, bfv, got \['ring'\]; choose one"),
         ],
     )
     def test_at_once(self, changes: dict[str, Any], rule: str) -> None:
         with pytest.raises(SealingError, match=rule):
             replace(TERMS, **changes)
 
-    @pytest.mark.parametrize("deviation", [float("nan"), -1.0, float("inf"), 2.0**63])
-    def test_noise_that_is_none(self, deviation: float) -> None:
-        """Before anything is signed."""
-        terms = replace(TERMS, noise_deviation=deviation)
-        with pytest.raises(SealingError, match=r"noise_deviation must be in \[0, 2\*\*63\)"):
-            terms.digest(question=QUESTION, size=6)
+    @pytest.mark.parametrize(
+        "deviation",
+        [
+            *(float("nan"), -1.0, -5e-324, float("inf"), -float("inf"), 2.0**63, 10**400),
+            *(True, False, "3", None, 3j, np.float32(3), np.int64(3)),
+        ],
+    )
+    def test_noise_that_is_none(self, deviation: Any) -> None:
+        with pytest.raises(SealingError, match=r"noise_deviation must be a number in \[0, 2\*\*63\), got"):
+            replace(TERMS, noise_deviation=deviation)
 
     def test_noise_too_wide_for_any_ring(self) -> None:
         with pytest.raises(SealingError, match="lower the bits or the noise"):
-            replace(TERMS, noise_deviation=1e18).digest(question=QUESTION, size=6)
+            replace(TERMS, noise_deviation=1e18)
+
+    def test_noise_too_wide_for_so_many_values(self) -> None:
+        """The tail of more values is longer, so that this shows only when their number is known."""
+        terms = replace(TERMS, noise_deviation=6e17)
+        with pytest.raises(SealingError, match="lower the bits or the noise"):
+            terms.digest(question=QUESTION, size=2**32 - 1)
 
 
 @pytest.mark.parametrize("bits", [1, 5, 6, 13, 14, 29, 30, 32])

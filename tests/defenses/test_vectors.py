@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from securefd import messages
 from securefd.defenses import shamir
 from securefd.defenses.identity import Identity
-from securefd.defenses.masked_client import MaskedClient, agreement, derivation
+from securefd.defenses.masked_client import MaskedClient
 from securefd.defenses.masked_server import MaskedServer
-from securefd.defenses.masks import Derivation, agree, apply_masks, positions_hash
+from securefd.defenses.masks import Derivation, agree, agreement, apply_masks, derivation, positions_hash
 from securefd.defenses.neighbourhood import Neighbourhood
 from securefd.defenses.ring import Ring
 from securefd.defenses.terms import PROTOCOL, Terms
