@@ -25,7 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Config]:
             method=MethodConfig(
                 name="balanced", rounds=1, queries=100, local_steps=8, digest_steps=8, learning_rate=1e-2
             ),
-            sealing=config.sealing.model_copy(update={"threshold": None}),
+            sealing=config.sealing.model_copy(update={"threshold": None, "honest_minimum": None}),
             privacy=config.privacy,
             student=StudentConfig(model="logistic", steps=20),
             audit=AuditConfig(shadows=8),
