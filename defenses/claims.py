@@ -139,6 +139,14 @@ DPSGD = (
     "Opacus adds floating-point noise from a generator that is not cryptographic, so epsilon is that of the "
     "ideal Gaussian. A person with records at several clients adds up the clients' costs"
 )
+HEAD = (
+    "Each client's model is linear, on features that were learnt from public inputs alone. It is made of one "
+    "sum over the client's records, to which integer noise was added, exact and drawn from the operating "
+    "system's keys; answers, their sum and the student are computed from it without another look at the "
+    "records. Not covered: record counts, by which the sum is divided, metrics on private data, and "
+    "hyper-parameters, which are assumed to be chosen without the private data. A person with records at "
+    "several clients adds up the clients' costs"
+)
 _UNCOVERED = (
     "Not covered: whether a client takes part, how many records it has, and hyper-parameters, which are "
     "assumed to be chosen without private data"

@@ -17,11 +17,12 @@ from securefd.checkpoint import pack_state
 from securefd.cohort import Pool
 from securefd.defenses.sealing import PartialSum
 from securefd.federation import Federations
+from securefd.heads import Basis
 from securefd.private import PrivatePlan, plan_private, train_part
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan, plan_releases
 from securefd.result import Run
-from securefd.runner import one_thread, pool_of
+from securefd.runner import basis_of, one_thread, pool_of
 
 Arrays = dict[str, NDArray[Any]]
 Rows = Sequence[NDArray[np.int64]]
@@ -32,7 +33,8 @@ Rows = Sequence[NDArray[np.int64]]
 class Play:
     """Everything about a federation but who takes part.
 
-    ``plans``: of private clients, else empty. ``releases``: of noised answers, or None.
+    ``plans``: of private clients, else empty. ``releases``: of noised answers, or None. ``basis``: of heads,
+    or None.
     """
 
     recipe: Recipe
@@ -40,6 +42,7 @@ class Play:
     public: NDArray[np.float32]
     plans: tuple[PrivatePlan, ...]
     releases: ReleasePlan | None
+    basis: Basis | None
     device: str
 
     @classmethod
@@ -55,6 +58,7 @@ class Play:
             public=split.public,
             plans=tuple(plan_private(config.privacy, recipe, sizes)) if private and config.privacy else (),
             releases=plan_releases(config, recipe, len(split.public)),
+            basis=basis_of(config, recipe, split, run.path),
             device=config.performance.device,
         )
 
@@ -75,6 +79,7 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
             setup.public,
             counts=counts,
             releases=setup.releases,
+            basis=setup.basis,
             device=setup.device,
             workers=1,
         )
@@ -159,5 +164,6 @@ def _train_privately(
                 plan,
                 steps=steps,
                 counts=None if counts is None else counts[member.federation][member.client],
+                basis=setup.basis,
                 device=setup.device,
             )

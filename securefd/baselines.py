@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from securefd.cohort import Cohort, Member, Pool
 from securefd.fleet import Objective, State
+from securefd.heads import Basis
 from securefd.recipe import Recipe
 
 Rows = Sequence[NDArray[np.int64]]
@@ -28,10 +29,11 @@ def alone(
     device: str = "cpu",
     workers: int = 1,
     advance: Callable[[int], None] = _ignore,
+    basis: Basis | None = None,
 ) -> NDArray[np.float32]:
     """``local``: as much local training as in a run, no collaboration; logits (n_clients, n, n_classes)."""
     members = [Member(federation=0, client=k, model=recipe.models[k], rows=own) for k, own in enumerate(rows)]
-    cohort = Cohort(members, pool, seed=recipe.seed, device=device, workers=workers)
+    cohort = Cohort(members, pool, seed=recipe.seed, basis=basis, device=device, workers=workers)
     objective = Objective(
         loss="cross_entropy",
         steps=recipe.settings.local_steps,

@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 from securefd.config import Config, SealingConfig
+from securefd.defenses.head import RECORDS_A_DIMENSION
 from securefd.exchange import codec_of
 from securefd.outlook import NoisedAnswers
-from securefd.private import PrivatePlan
+from securefd.private import DpSgdPlan, HeadPlan, PrivatePlan
 from securefd.recipe import Recipe
 from securefd.rules import covered, n_clients
 
@@ -111,15 +112,30 @@ def _about_learning(
     drowned = [
         k
         for k, (plan, size, count) in enumerate(zip(private, sizes, weights, strict=True))
-        if count and _signal(plan, size, count) < SIGNAL
+        if count and isinstance(plan, DpSgdPlan) and _signal(plan, size, count) < SIGNAL
     ]
+    faint = [
+        k
+        for k, (plan, size) in enumerate(zip(private, sizes, strict=True))
+        if isinstance(plan, HeadPlan) and size < _enough(plan)
+    ]
+    if faint:
+        yield (
+            f"too few records for so much noise at {_clients(faint, len(sizes))}: a head needs about "
+            f"{max(_enough(private[k]) for k in faint):,} there; use fewer and larger clients, or a larger "
+            "epsilon"
+        )
     if drowned:
         yield (
             f"too few records for so much noise at {_clients(drowned, len(sizes))}: DP-SGD will teach those "
             "models little; use fewer and larger clients, smaller models (logistic), a larger batch_size, "
             "or a larger epsilon"
         )
-    everyone = [k for k, plan in enumerate(private) if plan.mechanism.sampling_rate >= 1]
+    everyone = [
+        k
+        for k, plan in enumerate(private)
+        if isinstance(plan, DpSgdPlan) and plan.mechanism.sampling_rate >= 1
+    ]
     if everyone:
         yield (
             f"fewer records than method.batch_size at {_clients(everyone, len(sizes))}: every step uses all "
@@ -127,7 +143,14 @@ def _about_learning(
         )
 
 
-def _signal(plan: PrivatePlan, size: int, weights: int) -> float:
+def _enough(plan: PrivatePlan) -> int:
+    """Records that are worth as many features as there are classes."""
+    assert isinstance(plan, HeadPlan)
+    mechanism = plan.mechanism
+    return math.ceil(RECORDS_A_DIMENSION * mechanism.noise_multiplier * mechanism.n_classes)
+
+
+def _signal(plan: DpSgdPlan, size: int, weights: int) -> float:
     """The longest possible sum of clipped gradients over all steps, by the length of the noise on it."""
     mechanism = plan.mechanism
     batch = mechanism.sampling_rate * size

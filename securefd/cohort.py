@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from threadpoolctl import ThreadpoolController
 
+from securefd import heads
 from securefd.fleet import Lesson, Objective, State, initial, predict, train
+from securefd.heads import Basis
 from securefd.models import ModelSpec
 from securefd.rng import generator
 
@@ -68,9 +70,11 @@ class Cohort:
         *,
         seed: int,
         balanced: bool = False,
+        basis: Basis | None = None,
         device: str = "cpu",
         workers: int = 1,
     ) -> None:
+        """``basis``: what members with model ``head`` stand on."""
         self.members = tuple(members)
         self.seed = seed
         self.balanced = balanced
@@ -79,15 +83,19 @@ class Cohort:
         self._y = torch.from_numpy(pool.y)
         self._device = device
         self._workers = workers
+        self._basis = basis
         self._groups: dict[ModelSpec, list[int]] = {}
         for index, member in enumerate(self.members):
             self._groups.setdefault(member.model, []).append(index)
         self._trees = [index for index, member in enumerate(self.members) if member.model.is_estimator]
+        self._heads = [index for index, member in enumerate(self.members) if member.model.is_head]
         self.states: dict[int, State] = {}
         self._estimators: dict[int, BaseEstimator] = {}
         self._pseudo: dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
         for index, member in enumerate(self.members):
-            if not member.model.is_estimator:
+            if member.model.is_head:
+                self.states[index] = heads.blank(member.model.n_classes)
+            elif member.model.is_network:
                 self.states[index] = initial(member.model, self._draw(member, "initial"))
 
     def fit(
@@ -117,11 +125,12 @@ class Cohort:
                 rehearsal=None if rehearsals is None else rehearsals[index],
             )
             for index, member in enumerate(self.members)
-            if not member.model.is_estimator
+            if member.model.is_network
         }
         self._train(stage, lessons, objective)
-        # An estimator has no steps to continue: once fitted, it changes only when it digests.
+        # Neither has steps to continue: once fitted, it changes only when it digests.
         self._refit([index for index in self._trees if index not in self._estimators])
+        self._fit_heads()
 
     def digest(
         self,
@@ -132,14 +141,20 @@ class Cohort:
     ) -> None:
         """Run by each client: learn the consensus on public inputs.
 
-        ``targets``: (m, n_classes) for each federation. Estimators take the top class as a label and are
-        refitted on their own records and the public ones together.
+        ``targets``: (m, n_classes) for each federation. Estimators and heads take the top class as a label
+        and are refitted on their own records and the public ones together.
         """
         self._train(stage, self._public_lessons(stage, public, targets), objective)
         for index in self._trees:
             labels = np.asarray(targets[self.members[index].federation]).argmax(-1).astype(np.int64)
             self._pseudo[index] = (public, labels)
         self._refit(self._trees)
+        for index in self._heads:
+            member = self.members[index]
+            labels = np.asarray(targets[member.federation]).argmax(-1).astype(np.int64)
+            self.states[index] = heads.digested(
+                self._standing(), self.states[index], len(member.rows), public, labels
+            )
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run by each client: ``(n_members, n, n_classes)`` logits on inputs that everyone may see."""
@@ -150,6 +165,8 @@ class Cohort:
         member = self.members[index]
         if member.model.is_estimator:
             return self._estimator_logits(index, x)
+        if member.model.is_head:
+            return heads.logits(self._standing(), self.states[index], x)
         tensor = torch.from_numpy(np.ascontiguousarray(x))
         (logits,) = predict(member.model, [self.states[index]], tensor, device=self._device)
         return np.asarray(logits)
@@ -184,14 +201,26 @@ class Cohort:
                 order=generator(self.seed, *member.labels, stage),
             )
             for index, member in enumerate(self.members)
-            if not member.model.is_estimator
+            if member.model.is_network
         }
+
+    def _fit_heads(self) -> None:
+        """Those that know nothing yet, on their own records."""
+        for index in self._heads:
+            if not len(self.states[index]["own"]):
+                member = self.members[index]
+                x, y = self._pool.x[member.rows], self._pool.y[member.rows]
+                self.states[index] = heads.fitted(self._standing(), x, y, self._pool.n_classes)
+
+    def _standing(self) -> Basis:
+        assert self._basis is not None, "members with model head need a basis"
+        return self._basis
 
     def _train(self, stage: str, lessons: dict[int, Lesson], objective: Objective) -> None:
         if not objective.steps:
             return
         for spec, indices in self._groups.items():
-            if spec.is_estimator:
+            if not spec.is_network:
                 continue
             if spec.is_ours:
                 self._train_together(spec, indices, lessons, objective, self._workers)

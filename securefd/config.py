@@ -164,7 +164,7 @@ class PrivacyConfig(Table):
     """The guarantee that is promised, and the route that earns it."""
 
     unit: Literal["record", "client"] = Field(description="what is protected")
-    route: Literal["none", "dpsgd", "distributed", "local", "rr", "central"] = Field(
+    route: Literal["none", "dpsgd", "head", "distributed", "local", "rr", "central"] = Field(
         description="what earns it"
     )
     relation: Literal["add-or-remove", "replace-one"] = Field(

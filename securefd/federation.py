@@ -21,6 +21,7 @@ from securefd.defenses.rounding import quantise_by_chance
 from securefd.defenses.sealing import PartialSum
 from securefd.errors import DataError, ProtocolError
 from securefd.fleet import Objective
+from securefd.heads import Basis
 from securefd.methods import Own, clipped, leave_one_out
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan
@@ -64,8 +65,8 @@ class Federations:
 
     ``rows[f][k]``: rows of the pool that client k of federation f owns. ``counts[f][k]``: the class counts
     that the method may use, true by default; noisy ones under a record-level route. ``releases``: how answers
-    are noised under a client-level route; here they are only rounded for it, and decoded. Raises DataError
-    for a client without records.
+    are noised under a client-level route; here they are only rounded for it, and decoded. ``basis``: what
+    clients with model ``head`` stand on. Raises DataError for a client without records.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Federations:
         *,
         counts: Sequence[Sequence[Floats]] | None = None,
         releases: ReleasePlan | None = None,
+        basis: Basis | None = None,
         device: str = "cpu",
         workers: int = 1,
     ) -> None:
@@ -91,7 +93,13 @@ class Federations:
             for k, own in enumerate(federation)
         ]
         self.clients = Cohort(
-            members, pool, seed=recipe.seed, balanced=recipe.balanced, device=device, workers=workers
+            members,
+            pool,
+            seed=recipe.seed,
+            balanced=recipe.balanced,
+            basis=basis,
+            device=device,
+            workers=workers,
         )
         nobody = np.empty(0, dtype=np.int64)
         self.students = (

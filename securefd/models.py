@@ -123,6 +123,10 @@ def boosting(seed: int, *, balanced: bool) -> BaseEstimator:
 ESTIMATORS: Mapping[str, Callable[..., BaseEstimator]] = {"forest": forest, "boosting": boosting}
 
 
+HEAD = "head"
+"""A linear model on features of the public set: a client's only, made by ``securefd.heads``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Enough to build a model again: name, input shape without the batch, number of classes."""
@@ -137,6 +141,16 @@ class ModelSpec:
         return self.name in ESTIMATORS or (":" in self.name and isinstance(self._made(0), BaseEstimator))
 
     @property
+    def is_head(self) -> bool:
+        """Whether it is a sum over records, on public features."""
+        return self.name == HEAD
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is trained by gradient steps."""
+        return not self.is_estimator and not self.is_head
+
+    @property
     def is_ours(self) -> bool:
         """Whether it is a network of the zoo: those can be trained as a fleet."""
         return self.name in NETWORKS
@@ -147,6 +161,13 @@ class ModelSpec:
         Raises ModelError where that fails, or the answer isn't ``(n, n_classes)`` logits.
         """
         if self.is_estimator:
+            return
+        if self.is_head:
+            if len(self.shape) not in (1, 3):
+                raise ModelError(
+                    "model 'head' needs images (channels, height, width) or rows of a table, got inputs of "
+                    f"shape {self.shape}; choose another model"
+                )
             return
         module = self.network(0).eval()
         try:

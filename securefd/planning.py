@@ -19,6 +19,7 @@ from securefd.defenses.claims import (
     DISTRIBUTED,
     DPSGD,
     ENCRYPTED,
+    HEAD,
     LOCAL,
     MASKED_ASSUMPTION,
     RELATIONS,
@@ -35,7 +36,7 @@ from securefd.errors import PrivacyError
 from securefd.exchange import Weight, codec_of, neighbourhood_of, weigh
 from securefd.models import ModelSpec
 from securefd.outlook import NoisedAnswers, outlook
-from securefd.private import PrivatePlan, plan_private
+from securefd.private import DpSgdPlan, HeadPlan, PrivatePlan, charges_of, plan_private
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan, plan_releases
 from securefd.rules import covered, n_clients, one_group, tolerated
@@ -62,7 +63,7 @@ class Precisions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientPlan:
-    """One client: its model, and how many records it holds. ``weights``: None for trees."""
+    """One client: its model, and how many records it holds. ``weights``: None for trees and heads."""
 
     client: int
     model: str
@@ -83,6 +84,36 @@ class NoisePlan:
     steps: int
     noise_multiplier: float
     count_deviation: float | None
+
+    def __str__(self) -> str:
+        counts = (
+            ""
+            if self.count_deviation is None
+            else f"; class counts get noise of standard deviation {self.count_deviation:.2g}"
+        )
+        return (
+            f"client {self.client}: {self.steps} steps, sampling rate {self.sampling_rate:.3g}, "
+            f"noise multiplier {self.noise_multiplier:.3g}{counts}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadNoise:
+    """The one private access of a client whose model is a head.
+
+    The sum of ``dimensions`` features by class, with integer noise of standard deviation ``noise_multiplier``
+    times the length of what one record contributes to it.
+    """
+
+    client: int
+    dimensions: int
+    noise_multiplier: float
+
+    def __str__(self) -> str:
+        return (
+            f"client {self.client}: one sum of {self.dimensions} features by class, noise multiplier "
+            f"{self.noise_multiplier:.3g}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +158,7 @@ class Plan:
     sees: Mapping[str, str]
     claims: tuple[Claim, ...]
     graph: Neighbourhood | None
-    noise: tuple[NoisePlan, ...]
+    noise: tuple[NoisePlan | HeadNoise, ...]
     spending: tuple[Spending, ...]
     answers: NoisedAnswers | None
     bits: int
@@ -152,7 +183,7 @@ class Plan:
             ("who sees what", (f"{observer}: {what}" for observer, what in self.sees.items())),
             ("what is promised", _claim_lines(self.claims)),
             ("masks", [] if self.graph is None else [self.graph.describe()]),
-            ("private training", map(_noise_line, self.noise)),
+            ("private training", map(str, self.noise)),
             *((spent.title, _spending_lines(spent)) for spent in self.spending),
             ("noise on answers", [] if self.answers is None else self.answers.lines()),
             ("what travels, a client", self._traffic_lines()),
@@ -262,6 +293,7 @@ def plan(config: Config) -> Plan:
 
 BASES: Mapping[str, str] = {
     "dpsgd": DPSGD,
+    "head": HEAD,
     "distributed": DISTRIBUTED,
     "local": LOCAL,
     "rr": LOCAL,
@@ -364,8 +396,8 @@ def _summary(config: Config, classes: int) -> str:
 
 
 def _weights(spec: ModelSpec) -> int | None:
-    """How many a network has; None for trees."""
-    if spec.is_estimator:
+    """How many a network has; None for trees and heads."""
+    if not spec.is_network:
         return None
     return sum(parameter.numel() for parameter in spec.network(0).parameters())
 
@@ -400,7 +432,13 @@ def sights(config: Config, recipe: Recipe) -> dict[str, str]:
     return sees
 
 
-def _noise(client: int, plan: PrivatePlan) -> NoisePlan:
+def _noise(client: int, plan: PrivatePlan) -> NoisePlan | HeadNoise:
+    if isinstance(plan, HeadPlan):
+        mechanism = plan.mechanism
+        return HeadNoise(
+            client=client, dimensions=mechanism.dimensions, noise_multiplier=mechanism.noise_multiplier
+        )
+    assert isinstance(plan, DpSgdPlan)
     deviation = None
     if plan.counts is not None:
         # of P(x) proportional to exp(-a |x|) on the integers
@@ -421,8 +459,7 @@ def _spending(private: Sequence[PrivatePlan], observers: tuple[str, ...]) -> tup
     promised = private[0].guarantee
 
     def spent(plan: PrivatePlan, relation: Relation) -> float:
-        events = [plan.mechanism.event, *([plan.counts.charge.event] if plan.counts else [])]
-        return accounting.epsilon(accounting.compose(events), promised.delta, relation)
+        return accounting.spent(charges_of(plan), promised.delta, relation)
 
     return tuple(
         Spending(
@@ -470,18 +507,6 @@ def _claim_lines(promised: Sequence[Claim]) -> list[str]:
         made = [f"{', '.join(names)} about {subject}: {promise}" for promise, names in promises.items()]
         lines += [f"{made[0]}. {reason}"] if len(made) == 1 else [*made, f"to these: {reason}"]
     return lines
-
-
-def _noise_line(noise: NoisePlan) -> str:
-    counts = (
-        ""
-        if noise.count_deviation is None
-        else f"; class counts get noise of standard deviation {noise.count_deviation:.2g}"
-    )
-    return (
-        f"client {noise.client}: {noise.steps} steps, sampling rate {noise.sampling_rate:.3g}, "
-        f"noise multiplier {noise.noise_multiplier:.3g}{counts}"
-    )
 
 
 def _spending_lines(spent: Spending) -> list[str]:

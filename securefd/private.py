@@ -1,4 +1,4 @@
-"""Record-level differential privacy by DP-SGD, as one client's part of a run.
+"""Record-level differential privacy, as one client's part of a run: by DP-SGD, or a head from one noised sum.
 
 A client trains privately once, before its first answer; everything after is answered from that model and
 from public inputs, and costs nothing more. The training is cut into parts. Each part is paid for on disk
@@ -9,23 +9,28 @@ the budget then doesn't cover the last parts, they aren't trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from securefd import heads
 from securefd.cohort import log_prior
 from securefd.config import PrivacyConfig
 from securefd.defenses import accounting, dpsgd, filters
 from securefd.defenses.charges import Charge
 from securefd.defenses.claims import Guarantee
 from securefd.defenses.dpsgd import DpSgd
+from securefd.defenses.head import ClassSums, worthwhile
 from securefd.defenses.noise import CountNoise
 from securefd.errors import ModelError, PrivacyError
+from securefd.features import width
 from securefd.fleet import State
+from securefd.heads import Basis
 from securefd.losses import balanced_cross_entropy
 from securefd.models import ModelSpec
 from securefd.recipe import Recipe
@@ -37,14 +42,49 @@ COUNTS_SHARE = 0.05
 noise is given instead of epsilon, it is a share of what the training costs, and comes on top."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrivatePlan:
+class PrivatePlan(Protocol):
     """What one client's private accesses are, and what they come to together.
 
     Unit of privacy: one record of this client. ``counts``: the noise on class counts, or None where the
-    method uses none. ``expected_batch``: the divisor of each step, fixed beforehand. ``guarantee``: of
-    everything in the plan, under its relation.
+    method uses none. ``guarantee``: of everything in the plan, under its relation.
     """
+
+    @property
+    def counts(self) -> CountNoise | None:
+        """The noise on class counts."""
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What all of it promises."""
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Steps of each part: what is paid for, done and stored at a time."""
+
+    def charge(self, steps: int) -> Charge:
+        """What so many steps cost."""
+
+    def train(
+        self,
+        spec: ModelSpec,
+        state: State,
+        x: NDArray[np.float32],
+        y: NDArray[np.int64],
+        *,
+        steps: int,
+        counts: NDArray[np.float64] | None,
+        basis: Basis | None,
+        device: str,
+    ) -> State:
+        """Run by one client, after it has paid: so many steps on its records; the new weights.
+
+        ``counts``: noisy class counts, or None. ``basis``: of a head.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpSgdPlan:
+    """A network is trained by DP-SGD. ``expected_batch``: the divisor of each step, fixed beforehand."""
 
     mechanism: DpSgd
     expected_batch: float
@@ -54,9 +94,82 @@ class PrivatePlan:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Steps of each part."""
+        """As `PARTS` as can be."""
         size = math.ceil(self.mechanism.steps / PARTS)
         return tuple(min(size, self.mechanism.steps - done) for done in range(0, self.mechanism.steps, size))
+
+    def charge(self, steps: int) -> Charge:
+        """That of the mechanism for so many steps."""
+        return self.mechanism.part(steps).charge
+
+    def train(
+        self,
+        spec: ModelSpec,
+        state: State,
+        x: NDArray[np.float32],
+        y: NDArray[np.int64],
+        *,
+        steps: int,
+        counts: NDArray[np.float64] | None,
+        basis: Basis | None,
+        device: str,
+    ) -> State:
+        """Take the next steps; with ``counts``, of a balanced softmax."""
+        module = spec.network(0)
+        module.load_state_dict(state)
+        prior = torch.zeros(spec.n_classes) if counts is None else log_prior(counts)
+        prior = prior.to(device)
+
+        def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            return balanced_cross_entropy(outputs, labels, prior)
+
+        dpsgd.train(
+            module,
+            x,
+            y,
+            mechanism=self.mechanism.part(steps),
+            learning_rate=self.learning_rate,
+            expected_batch=self.expected_batch,
+            loss=loss,
+            device=device,
+        )
+        return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPlan:
+    """A head is made of one noised sum over the records, all at once."""
+
+    mechanism: ClassSums
+    guarantee: Guarantee
+    counts: CountNoise | None = None
+    parts: tuple[int, ...] = (1,)
+
+    def charge(self, steps: int) -> Charge:
+        """That of the one release."""
+        return self.mechanism.charge
+
+    def train(
+        self,
+        spec: ModelSpec,
+        state: State,
+        x: NDArray[np.float32],
+        y: NDArray[np.int64],
+        *,
+        steps: int,
+        counts: NDArray[np.float64] | None,
+        basis: Basis | None,
+        device: str,
+    ) -> State:
+        """Draw the noise, and make the head."""
+        assert basis is not None, "a head needs a basis"
+        return heads.released(basis, x, y, self.mechanism)
+
+
+def charges_of(plan: PrivatePlan) -> list[Charge]:
+    """Everything that a plan costs."""
+    counted: list[Charge] = [] if plan.counts is None else [plan.counts.charge]
+    return [*counted, plan.charge(sum(plan.parts))]
 
 
 def plan_private(privacy: PrivacyConfig, recipe: Recipe, sizes: Sequence[int]) -> list[PrivatePlan]:
@@ -68,9 +181,11 @@ def plan_private(privacy: PrivacyConfig, recipe: Recipe, sizes: Sequence[int]) -
     """
     for size in sizes:
         accounting.check_delta(privacy.delta, size)
-    for spec in set(recipe.models):
-        _check_trainable(spec)
-    planned = {size: _plan(privacy, recipe, size) for size in set(sizes)}
+    if privacy.route == "dpsgd":
+        for spec in set(recipe.models):
+            _check_trainable(spec)
+    make = _plan_head if privacy.route == "head" else _plan_dpsgd
+    planned = {size: make(privacy, recipe, size) for size in set(sizes)}
     return [planned[size] for size in sizes]
 
 
@@ -85,7 +200,7 @@ def _check_trainable(spec: ModelSpec) -> None:
     dpsgd.check_separate(module, spec.shape)
 
 
-def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
+def _plan_dpsgd(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
     rate = min(1.0, recipe.settings.batch_size / size)
 
     def mechanism(noise: float) -> DpSgd:
@@ -93,6 +208,37 @@ def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
             sampling_rate=rate, noise_multiplier=noise, clip=privacy.clip, steps=recipe.settings.local_steps
         )
 
+    sized = _size(privacy, recipe, size, lambda noise: mechanism(noise).charge)
+    return DpSgdPlan(
+        mechanism=mechanism(sized.noise),
+        expected_batch=rate * size,
+        learning_rate=privacy.learning_rate,
+        counts=sized.counts,
+        guarantee=sized.guarantee,
+    )
+
+
+def _plan_head(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
+    classes, most = recipe.n_classes, width(recipe.models[0].shape)
+
+    def mechanism(noise: float) -> ClassSums:
+        dimensions = worthwhile(size, noise, n_classes=classes, at_most=most)
+        return ClassSums.of(noise, n_classes=classes, dimensions=dimensions)
+
+    sized = _size(privacy, recipe, size, lambda noise: mechanism(noise).charge)
+    return HeadPlan(mechanism=mechanism(sized.noise), counts=sized.counts, guarantee=sized.guarantee)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sized:
+    """What noise a training gets, relative to what one record contributes, and what comes with it."""
+
+    noise: float
+    counts: CountNoise | None
+    guarantee: Guarantee
+
+
+def _size(privacy: PrivacyConfig, recipe: Recipe, size: int, training: Callable[[float], Charge]) -> _Sized:
     # In a ledger that is shared, a filter counts; its bounds are a little larger.
     counting = filters if privacy.ledger else accounting
 
@@ -103,7 +249,7 @@ def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
     asked = privacy.epsilon
     if asked is None:
         assert privacy.noise is not None
-        asked = cost([mechanism(privacy.noise).charge])
+        asked = cost([training(privacy.noise)])
         if not asked < math.inf:
             raise PrivacyError(
                 f"privacy.noise must be enough for a finite epsilon, got {privacy.noise} for {size} records; "
@@ -116,16 +262,13 @@ def _plan(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan:
     )
 
     def charges(noise: float) -> list[Charge]:
-        training = mechanism(noise).charge
-        return [training] if counts is None else [counts.charge, training]
+        return [training(noise)] if counts is None else [counts.charge, training(noise)]
 
     noise = privacy.noise
     if noise is None:
         noise = counting.calibrate(charges, asked, privacy.delta, privacy.relation)
-    return PrivatePlan(
-        mechanism=mechanism(noise),
-        expected_batch=rate * size,
-        learning_rate=privacy.learning_rate,
+    return _Sized(
+        noise=noise,
         counts=counts,
         guarantee=Guarantee(
             epsilon=cost(charges(noise)) if privacy.epsilon is None else privacy.epsilon,
@@ -145,28 +288,11 @@ def train_part(
     *,
     steps: int,
     counts: NDArray[np.float64] | None,
+    basis: Basis | None = None,
     device: str = "cpu",
 ) -> State:
     """Run by one client, after it has paid: ``steps`` steps of its private training; the new weights.
 
-    ``counts``: noisy class counts for a balanced softmax, or None.
+    ``counts``: noisy class counts, or None.
     """
-    module = spec.network(0)
-    module.load_state_dict(state)
-    prior = torch.zeros(spec.n_classes) if counts is None else log_prior(counts)
-    prior = prior.to(device)
-
-    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
-        return balanced_cross_entropy(outputs, labels, prior)
-
-    dpsgd.train(
-        module,
-        x,
-        y,
-        mechanism=plan.mechanism.part(steps),
-        learning_rate=plan.learning_rate,
-        expected_batch=plan.expected_batch,
-        loss=loss,
-        device=device,
-    )
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    return plan.train(spec, state, x, y, steps=steps, counts=counts, basis=basis, device=device)

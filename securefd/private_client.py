@@ -23,8 +23,9 @@ from securefd.defenses.witness import FolderWitness, Receipts
 from securefd.errors import BudgetExceeded, ConfigError, ModelError
 from securefd.fleet import State
 from securefd.folder import make, read_arrays, write_arrays
+from securefd.heads import Basis
 from securefd.models import ModelSpec
-from securefd.private import PrivatePlan, train_part
+from securefd.private import PrivatePlan, charges_of, train_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +86,12 @@ class PrivateClient:
         self.number = number
         self._model = folder / "private.safetensors"
         self._counts = folder / "counts.safetensors"
-        counted = [] if plan.counts is None else [plan.counts.charge]
         self._account = Account.of(
             folder,
             number,
             privacy,
             planned=plan.guarantee,
-            charges=[*counted, plan.mechanism.charge],
+            charges=charges_of(plan),
         )
         make(folder)
 
@@ -118,6 +118,7 @@ class PrivateClient:
         counts: NDArray[np.float64] | None,
         device: str,
         advance: Callable[[int], None],
+        basis: Basis | None = None,
     ) -> State:
         """The privately trained weights: those that are stored, trained on as far as the budget goes."""
         parts = self._plan.parts
@@ -127,16 +128,25 @@ class PrivateClient:
         advance(done)
         with self._open() as ledger:
             for part in range(done, len(parts)):
-                charge = self._plan.mechanism.part(parts[part]).charge
                 try:
-                    ledger.charge(charge, f"training, part {part + 1} of {len(parts)}")
+                    ledger.charge(
+                        self._plan.charge(parts[part]), f"training, part {part + 1} of {len(parts)}"
+                    )
                 except BudgetExceeded:
                     if part == 0:
                         raise
                     advance(len(parts) - part)
                     break
                 state = train_part(
-                    spec, state, x, y, self._plan, steps=parts[part], counts=counts, device=device
+                    spec,
+                    state,
+                    x,
+                    y,
+                    self._plan,
+                    steps=parts[part],
+                    counts=counts,
+                    basis=basis,
+                    device=device,
                 )
                 self._check_finite(state)
                 stored = pack_state("model", state) | {"parts": np.array([part + 1])}

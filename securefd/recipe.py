@@ -32,7 +32,7 @@ class Recipe:
     """One federation's method, models and lengths of training.
 
     ``models``: one for each client. ``student``: None where the method has no public set to distil on.
-    ``bits``: of the grid that answers are put on. ``private``: clients' own training is DP-SGD, once,
+    ``bits``: of the grid that answers are put on. ``private``: clients' own training is noised, once,
     before the first answer; later rounds touch public inputs only. ``groups``: within which answers are
     summed before they are combined; empty where they aren't.
     """
@@ -87,6 +87,11 @@ class Recipe:
     def n_classes(self) -> int:
         """Number of classes."""
         return self.models[0].n_classes
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether a client stands on public features."""
+        return any(spec.is_head for spec in self.models)
 
     @property
     def balanced(self) -> bool:

@@ -18,8 +18,7 @@ Tables = Mapping[tuple[str, ...], type["BaseModel"]]
 
 LATER: Mapping[str, frozenset[str]] = {
     "method.name": frozenset({"selective", "fedproto"}),
-    "privacy.route": frozenset({"head", "pate", "votes", "nfdp"}),
-    "clients.model": frozenset({"head"}),
+    "privacy.route": frozenset({"pate", "votes", "nfdp"}),
     "audit.observers": frozenset({"keyholder", "coalition", "label-only"}),
 }
 """Names that are planned. They are refused as such, so that nobody looks for a typing error."""

@@ -34,6 +34,13 @@ EVERY: tuple[SealingKind, ...] = ("plain", "masked", "homomorphic", "masked+homo
 _ROWS = (
     Route(name="dpsgd", unit="record", noised="training", sealings=EVERY, what="DP-SGD in each client"),
     Route(
+        name="head",
+        unit="record",
+        noised="training",
+        sealings=EVERY,
+        what="a linear model in each client, on public features",
+    ),
+    Route(
         name="distributed",
         unit="client",
         noised="answers",

@@ -28,7 +28,8 @@ TABULAR = ("breast-cancer", *TABLE_FILES)
 TREES = ("forest", "boosting")
 IMAGE_MODELS = ("cnn", "resnet")
 NETWORKS = ("logistic", "mlp", *IMAGE_MODELS)
-MODELS = (*NETWORKS, *TREES)
+HEAD = "head"
+MODELS = (*NETWORKS, *TREES, HEAD)
 
 _OWN = ', or "package.module:function"'
 _OWN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -68,6 +69,7 @@ def check(config: Config) -> None:
     _check_data(config.data)
     _check_models(config)
     _check_method(config)
+    _check_heads(config)
     _check_robust(config)
     _check_sealing(config.sealing, n_clients(config), config.method)
     if config.privacy is not None:
@@ -398,8 +400,10 @@ def _check_privacy(privacy: PrivacyConfig, config: Config) -> None:
             "give one of the two",
         )
     _check_ledger(privacy)
-    if ROUTES[privacy.route].noised == "training":
+    if privacy.route == "dpsgd":
         _check_trainable(config)
+    elif privacy.route == "head":
+        _check_all_heads(privacy, config)
     else:
         _check_answers(ROUTES[privacy.route], config)
 
@@ -487,10 +491,56 @@ def _check_answers(route: Route, config: Config) -> None:
         )
 
 
+def _check_heads(config: Config) -> None:
+    """A head stands on features of the public set, and is a sum over records."""
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    heads = [index for index, group in enumerate(config.clients) if group.model == HEAD]
+    if not heads:
+        return
+    row, public = METHODS[config.method.name], config.data.public
+    fitting = [name for name, each in METHODS.items() if each.public and not each.private_quantities]
+    if row.name not in fitting:
+        raise refusal(
+            f"clients[{heads[0]}].model",
+            f"doesn't fit method.name = {row.name!r}, which uses {' and '.join(row.private_quantities)} "
+            "besides models",
+            HEAD,
+            f"choose another model, or method.name = {_either(fitting)}",
+        )
+    if isinstance(public, int) and public < 2:
+        raise refusal(
+            "data.public",
+            "must be at least 2 for clients' model = 'head', whose features are learnt from public inputs",
+            public,
+            "give hundreds, or a path",
+        )
+
+
+def _check_all_heads(privacy: PrivacyConfig, config: Config) -> None:
+    """The route covers class sums, and nothing else that a client might learn."""
+    for index, group in enumerate(config.clients):
+        if group.model != HEAD:
+            raise refusal(
+                f"clients[{index}].model",
+                "must be head for privacy.route = 'head', for every client",
+                group.model,
+                "choose 'head', or privacy.route = 'dpsgd'",
+            )
+    for name in ("clip", "learning_rate"):
+        if getattr(privacy, name) != type(privacy).model_fields[name].default:
+            raise refusal(
+                f"privacy.{name}",
+                "must be left out for privacy.route = 'head', which takes no gradient steps",
+                getattr(privacy, name),
+                "remove it",
+            )
+
+
 def _check_trainable(config: Config) -> None:
     """DP-SGD covers what is trained by gradient steps and answers from the model alone."""
     for index, group in enumerate(config.clients):
-        if group.model in TREES:
+        if group.model in (*TREES, HEAD):
             raise refusal(
                 f"clients[{index}].model",
                 "doesn't fit privacy.route = 'dpsgd', which trains by gradient steps",

@@ -31,6 +31,7 @@ from securefd.defenses.grouped import GroupedSealing
 from securefd.defenses.sealed import make_sealing
 from securefd.defenses.sealing import Opened, PlainSealing, Receiver, Sealing
 from securefd.errors import ConfigError, RunError
+from securefd.features import Features
 from securefd.federation import Asked, Consensus, Federations, Vector
 from securefd.folder import (
     LOCK,
@@ -42,6 +43,7 @@ from securefd.folder import (
     write_bytes,
     write_json,
 )
+from securefd.heads import Basis
 from securefd.manifest import establish
 from securefd.planning import promise, promises
 from securefd.private import PrivatePlan, plan_private
@@ -90,6 +92,20 @@ def pool_of(clients: Sequence[Dataset]) -> tuple[Pool, list[NDArray[np.int64]]]:
     return pool, rows
 
 
+def basis_of(config: Config, recipe: Recipe, split: Split, folder: Path) -> Basis | None:
+    """What heads stand on: learnt from the public set, kept in the run's ``folder``; None without heads."""
+    if not recipe.has_heads:
+        return None
+    path = folder / "models" / "features.safetensors"
+    device = config.performance.device
+    if path.exists():
+        state = checkpoint.unpack_state("features", read_arrays(path))
+        return Basis.of(Features(shape=split.input_shape, state=state), split.public, device)
+    basis = Basis.learn(split.public, seed=config.seed, device=device)
+    write_arrays(path, checkpoint.pack_state("features", basis.learnt.state))
+    return basis
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread an operation: sums are added in one order whatever the machine, and models run abreast."""
@@ -120,6 +136,7 @@ class _Runner:
         self.session = os.urandom(32)
         self.codec = exchange.codec_of(self.recipe, config.sealing)
         self.transcript: Transcript | None = None
+        self.basis: Basis | None = None
         self.sealing = self._sealing()
         # Levels that each client last sent, and that all last heard: what the codec's deltas are from.
         coded = len(split.public) if self.codec is not None else 0
@@ -131,6 +148,7 @@ class _Runner:
         rounds = self.config.method.rounds
         for name in ("models", "views"):
             make(self.folder / name)
+        self.basis = basis_of(self.config, self.recipe, self.split, self.folder)
         self.private = [
             PrivateClient(self.folder / "clients" / str(k), k, plan, self.config.privacy)
             for k, plan in enumerate(self.plans)
@@ -198,6 +216,7 @@ class _Runner:
             self.split.public,
             counts=[noisy] if noisy else None,
             releases=self.releases,
+            basis=self.basis,
             device=self.config.performance.device,
             workers=self.config.performance.workers,
         )
@@ -278,6 +297,7 @@ class _Runner:
                     counts=counts[k],
                     device=self.config.performance.device,
                     advance=advance,
+                    basis=self.basis,
                 )
 
     def _noised(self, number: int, vectors: Sequence[Vector]) -> tuple[list[Vector], list[Vector] | None]:
@@ -417,6 +437,7 @@ class _Runner:
                 device=self.config.performance.device,
                 workers=self.config.performance.workers,
                 advance=advance,
+                basis=self.basis,
             )
         return [self._accuracy(each) for each in logits]
 

@@ -23,6 +23,7 @@ partition = { kind = "dirichlet", alpha = 0.5 }
 [[clients]]                    # one table for each kind of client
 count = 2                      # default 1
 model = "cnn"                  # logistic | mlp | cnn | resnet | forest | boosting | "package.module:factory"
+#                              # or head: linear, on features that are learnt from the public inputs
 
 [[clients]]
 count = 2
@@ -63,6 +64,7 @@ colluders = 1                  # clients that may work with the server; must be 
 # [privacy]                    # without it nothing is promised about what the sum and the student reveal
 # unit = "record"              # record | client
 # route = "dpsgd"              # none | dpsgd (each client trains with noise; trees can't)
+#                              # head (model head in all clients, from one noised sum: for few records)
 #                              # for unit client distributed | local | rr | central: noise on each answer
 # relation = "add-or-remove"   # or replace-one; no default
 # epsilon = 8.0                # over all rounds

@@ -8,7 +8,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from securefd.defenses.dpsgd import check_module, check_separate
 from securefd.errors import ModelError
-from securefd.models import ESTIMATORS, NETWORKS, ModelSpec
+from securefd.models import ESTIMATORS, HEAD, NETWORKS, ModelSpec
 from securefd.rules import MODELS
 from tests.engine.samples import HERE, NET, TREE, points
 
@@ -68,7 +68,7 @@ def test_a_seed_gives_one_network_and_leaves_other_randomness_alone(name: str) -
 
 
 def test_the_rules_of_a_configuration_know_the_same_names() -> None:
-    assert {*NETWORKS, *ESTIMATORS} == set(MODELS)
+    assert {*NETWORKS, *ESTIMATORS, HEAD} == set(MODELS)
 
 
 @pytest.mark.parametrize("balanced", [True, False])

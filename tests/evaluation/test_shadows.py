@@ -167,9 +167,9 @@ def test_private_shadows_run_the_deployed_training(folder, monkeypatch):
     calls = []
     real = playing.train_part
 
-    def spy(spec, state, x, y, plan, *, steps, counts, device):
+    def spy(spec, state, x, y, plan, *, steps, counts, basis, device):
         calls.append((len(x), plan, steps, counts))
-        return real(spec, state, x, y, plan, steps=steps, counts=counts, device=device)
+        return real(spec, state, x, y, plan, steps=steps, counts=counts, basis=basis, device=device)
 
     monkeypatch.setattr(playing, "train_part", spy)
     found = shadows_of(done)
