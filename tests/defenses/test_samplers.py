@@ -171,8 +171,8 @@ class TestDistribution:
         once = drawn.sampler(drawn.parameter, 1_000, _key=key("again"))
         assert np.array_equal(once, drawn.sampler(drawn.parameter, 1_000, _key=key("again")))
         first, second = (drawn.sampler(drawn.parameter, 200_000) for _ in range(2))
-        assert not np.array_equal(first, second)
-        if drawn.moment(2) > 0.1:
+        if drawn.moment(2) > 0.1:  # else all draws may well be 0
+            assert not np.array_equal(first, second)
             # Keys aren't fixed here: 7 standard errors.
             assert abs((first * second).mean()) < 7 * drawn.moment(2) / math.sqrt(200_000)
 
