@@ -148,8 +148,8 @@ HEAD = (
     "several clients adds up the clients' costs"
 )
 _UNCOVERED = (
-    "Not covered: whether a client takes part, how many records it has, and hyper-parameters, which are "
-    "assumed to be chosen without private data"
+    "Not covered: whether a client takes part, how many records it has, accuracies that are reported, and "
+    "hyper-parameters, which are assumed to be chosen without private data"
 )
 DISTRIBUTED = (
     "Each client adds a share of integer noise to its answers, exact and drawn from the operating system's "
@@ -205,7 +205,7 @@ def claims(
         observers.append("keyholder")
     if colluders > 0:
         observers.append("coalition")
-    records = [_about_records(o, sealing, n_clients, promise, seeded) for o in observers]
+    records = [_about_records(o, sealing, n_clients, promise, seeded, secrecy_failure) for o in observers]
     noised = promise is not None and "server" in promise.guarantees and not seeded
     if sealing == "plain":
         return (*records, *_about_plain_answers(colluders, histogram, noised))
@@ -225,14 +225,21 @@ def claim_about_records(all_claims: tuple[Claim, ...], observer: Observer) -> Cl
 
 
 def _about_records(
-    observer: Observer, sealing: SealingKind, n_clients: int, promise: Promise | None, seeded: bool
+    observer: Observer,
+    sealing: SealingKind,
+    n_clients: int,
+    promise: Promise | None,
+    seeded: bool,
+    failure: float,
 ) -> Claim:
     if promise is not None and observer in promise.guarantees and not seeded:
         return Claim(
             observer=observer,
             subject="records",
             guarantee=promise.guarantees[observer],
-            assumption=promise.assumption if observer in SHARED_BY else None,
+            assumption=f"{promise.assumption}{_except(failure)}"
+            if promise.assumption is not None and observer in SHARED_BY
+            else None,
             reason=f"{promise.basis}.",
         )
     seen = {

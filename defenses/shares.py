@@ -22,7 +22,7 @@ from securefd.defenses.charges import (
     Votes,
 )
 from securefd.defenses.rounding import Uniform
-from securefd.defenses.samplers import discrete_gaussian, skellam
+from securefd.defenses.samplers import LARGEST_DEVIATION, LARGEST_SKELLAM, discrete_gaussian, skellam
 from securefd.defenses.sensitivity import Sensitivity
 from securefd.errors import PrivacyError
 
@@ -41,8 +41,12 @@ class NoiseShare:
     variance: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.variance < math.inf:
-            raise PrivacyError(f"variance of a share must be > 0 and finite, got {self.variance}")
+        largest = (LARGEST_DEVIATION if self.kind == "discrete-gaussian" else LARGEST_SKELLAM) ** 2
+        if not 0 < self.variance <= largest:
+            raise PrivacyError(
+                f"variance of a share of {self.kind} noise must be > 0 and at most {largest:g} grid steps, "
+                f"squared, got {self.variance:g}; use fewer bits for each value, or a larger epsilon"
+            )
 
     def draw(self, size: int) -> Vector:
         """Run by one party, after it has paid: ``(size,)`` fresh noise, from the operating system's keys."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from securefd.defenses.claims import Guarantee
+from securefd.errors import PrivacyError
 from securefd.evaluation.audit import ERROR_LEVEL, audit_recipe, audit_this_run
 from securefd.evaluation.evidence import Evidence, gather
 from securefd.evaluation.findings import Audit, Outcome, Skipped
@@ -90,7 +91,10 @@ def _promise(shadows: Shadows, observer: Observer) -> Guarantee | None:
         found = shadows.setup.releases.guarantees().get(observer)
         if found is None:
             return None
-        replaced = found if found.relation == "replace-one" else found.group(2)
+        try:
+            replaced = found if found.relation == "replace-one" else found.group(2)
+        except PrivacyError:  # delta reaches 1
+            return None
         return replace(replaced, unit="record", relation="add-or-remove")
     promised = [plan.guarantee for plan in shadows.setup.plans]
     return max(promised, key=lambda guarantee: guarantee.epsilon) if promised else None

@@ -85,8 +85,8 @@ def _about_answers(config: Config, answers: NoisedAnswers) -> Iterator[str]:
     if worst > WEAK_EPSILON:
         yield (
             f"epsilon = {worst:.4g} at delta = {answers.delta:g} for one {answers.unit}, {answers.relation}, "
-            f"says little: it lets odds grow e^{worst:.3g}-fold; below 1 is strong, up to {WEAK_EPSILON:g} "
-            "is usual"
+            "towards the observer who knows most, says little: it lets odds grow "
+            f"e^{worst:.3g}-fold; below 1 is strong, up to {WEAK_EPSILON:g} is usual"
         )
 
 

@@ -116,7 +116,7 @@ def label_error(deviation: float, top: float, n_classes: int) -> float:
 
 
 def _response_deviation(noise: float, n_classes: int, n_clients: int) -> float:
-    """Of the debiased mean of randomised votes, of a class that half of the clients answer with, at most."""
+    """Of the debiased mean of randomised votes, of any class, whoever answers with it, at most."""
     kept, other = 1 - noise + noise / n_classes, noise / n_classes
     variance = max(kept * (1 - kept), other * (1 - other))
     return math.sqrt(variance / n_clients) / (1 - noise) if noise < 1 else math.inf

@@ -308,6 +308,11 @@ def promise(config: Config, ledgers: Sequence[Guarantee], releases: ReleasePlan 
         return None
     basis = BASES[config.privacy.route]
     largest = max(ledgers, key=_epsilon, default=None)
+    if config.privacy.ledger:
+        # Of a shared ledger its whole budget is promised, before anything is spent as afterwards.
+        one = releases.guarantee if largest is None and releases is not None else largest
+        assert one is not None
+        largest = replace(one, epsilon=max(one.epsilon, config.privacy.budget or 0.0))
     if releases is None:
         assert largest is not None
         return Promise(guarantees=dict.fromkeys(get_args(Observer), largest), basis=basis)

@@ -212,7 +212,7 @@ def _budget(planned: Guarantee, privacy: PrivacyConfig) -> Guarantee:
         return planned
     if not privacy.budget >= planned.epsilon:
         raise ConfigError(
-            f"privacy.budget must cover what one run costs, epsilon = {planned.epsilon:.4g}, got "
+            f"privacy.budget must cover what one run costs towards any observer, {planned}, got "
             f"{privacy.budget:g}; raise it, or use more noise"
         )
     return replace(planned, epsilon=privacy.budget)

@@ -19,7 +19,7 @@ from securefd.defenses import accounting, filters
 from securefd.defenses.charges import Charge, RandomisedResponse
 from securefd.defenses.claims import Guarantee, Observer, SealingKind
 from securefd.defenses.csprng import uniform
-from securefd.defenses.ring import tail
+from securefd.defenses.ring import narrowest, tail
 from securefd.defenses.sensitivity import Sensitivity, of_client
 from securefd.defenses.shares import NoiseShare, debiased, respond, response_noise
 from securefd.errors import PrivacyError
@@ -142,8 +142,8 @@ class Asked:
 def plan_releases(config: Config, recipe: Recipe, n_public: int) -> ReleasePlan | None:
     """Size the noise so that the guarantee is what was asked; None where answers aren't noised.
 
-    Raises PrivacyError for a delta that lets a client be published (it must be below 1 / clients), or noise
-    that earns no finite epsilon.
+    Raises PrivacyError for a delta that lets a client be published (it must be below 1 / clients), noise
+    that earns no finite epsilon, or more of it than can be drawn; SealingError where no ring is wide enough.
     """
     privacy = config.privacy
     if privacy is None or privacy.route not in ROUTES or ROUTES[privacy.route].noised != "answers":
@@ -177,14 +177,27 @@ def plan_releases(config: Config, recipe: Recipe, n_public: int) -> ReleasePlan 
         noise = counting.calibrate(
             lambda z: sized(z).charges(), privacy.epsilon, privacy.delta, privacy.relation
         )
-        return sized(noise)
+        return _checked(sized(noise), config, recipe)
     given = sized(privacy.noise)
     epsilon = counting.spent(given.charges(), privacy.delta, privacy.relation)
     if not epsilon < math.inf:
         raise PrivacyError(
             f"privacy.noise must be enough for a finite epsilon, got {privacy.noise}; give a larger one"
         )
-    return replace(given, guarantee=replace(given.guarantee, epsilon=epsilon))
+    return _checked(replace(given, guarantee=replace(given.guarantee, epsilon=epsilon)), config, recipe)
+
+
+def _checked(plan: ReleasePlan, config: Config, recipe: Recipe) -> ReleasePlan:
+    """Refuse, before anything is trained or paid for, what no ring holds."""
+    kind = config.sealing.kind
+    if deviation := plan.sealed_deviation(kind):
+        narrowest(
+            bits=recipe.bits,
+            n_clients=1 if kind == "plain" else plan.n_clients,
+            size=max(asked.entries for asked in plan.rounds),
+            noise_deviation=deviation,
+        )
+    return plan
 
 
 def _asked(recipe: Recipe, queries: int) -> Asked:
@@ -222,13 +235,10 @@ def _unknown(config: Config) -> dict[Observer, int]:
     assert graph is not None
     assert sealing.threshold is not None
     assert sealing.honest_minimum is not None
-    # Where not everyone masks with everyone, a lying server can leave honest clients out of its one sum.
+    # Where not everyone masks with everyone, a lying server can leave honest clients out of its one sum, and
+    # show that to all.
     fewest = sealing.threshold if graph.is_complete else sealing.honest_minimum
-    found: dict[Observer, int] = {
-        "server": fewest,
-        "peer": sealing.threshold - 1,
-        "release": sealing.threshold,
-    }
+    found: dict[Observer, int] = {"server": fewest, "peer": fewest - 1, "release": fewest}
     if sealing.colluders:
         found["coalition"] = fewest - sealing.colluders if graph.is_complete else fewest
     return found

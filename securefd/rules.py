@@ -482,13 +482,6 @@ def _check_answers(route: Route, config: Config) -> None:
             row.name,
             f"choose {_either(fitting)}",
         )
-    if route.name == "distributed" and config.sealing.threshold == config.sealing.colluders + 1:
-        raise refusal(
-            "sealing.colluders",
-            "must leave an honest client whose noise nobody else knows",
-            config.sealing.colluders,
-            "give less, or raise sealing.threshold",
-        )
 
 
 def _check_heads(config: Config) -> None:

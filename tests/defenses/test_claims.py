@@ -7,6 +7,7 @@ import re
 import pytest
 
 from securefd.defenses.claims import (
+    DISTRIBUTED,
     DPSGD,
     Claim,
     Guarantee,
@@ -140,6 +141,22 @@ def test_a_guarantee_under_an_assumption_prints_both():
     assert str(claim) == (
         "server, records: proven (epsilon = 8, delta = 1e-05) for one record, add-or-remove, if masks hold. R"
     )
+
+
+def test_a_guarantee_that_rests_on_masks_says_how_likely_they_fail():
+    promise = Promise(guarantees=dict.fromkeys(EVERYONE, EIGHT), basis=DISTRIBUTED, assumption="masks hold")
+    found = claims(
+        sealing="masked",
+        n_clients=100,
+        threshold=80,
+        colluders=5,
+        honest=60,
+        secrecy_failure=2**-41,
+        promise=promise,
+    )
+    said = {claim.observer: claim.assumption for claim in found if claim.subject == "records"}
+    assert said["server"] == said["coalition"] == "masks hold, but for a probability of 2^-41 a round"
+    assert said["peer"] is said["release"] is None
 
 
 def test_printing_rounds_a_bound_upwards():

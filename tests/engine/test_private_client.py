@@ -230,7 +230,9 @@ def test_a_budget_beyond_one_run_pays_for_what_is_lost(client, planned, trained:
 
 
 def test_a_budget_below_one_run_is_refused(client) -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.budget must cover .* epsilon = 4, got 3\.9; raise it"):
+    with pytest.raises(
+        ConfigError, match=r"privacy\.budget must cover .*epsilon = 4, delta.*got 3\.9; raise it"
+    ):
         client(budget=3.9)
 
 

@@ -13,7 +13,7 @@ from securefd.config import Config, parse_config
 from securefd.defenses import accounting
 from securefd.defenses.charges import Charge, Votes
 from securefd.defenses.ledger import Ledger
-from securefd.errors import BudgetExceeded, ConfigError, PrivacyError
+from securefd.errors import BudgetExceeded, ConfigError, PrivacyError, SealingError
 from securefd.evaluation.findings import Finding
 from securefd.folder import read_arrays
 from securefd.outlook import AGREEMENTS, label_error, outlook
@@ -113,7 +113,7 @@ class TestPlan:
     def test_a_sparse_graph_is_charged_for_what_it_surely_hides(self) -> None:
         sealing = f"{MASKED}\nthreshold = 54\ncolluders = 3\nhonest_minimum = 10"
         plan = planned(written(clients=60, sealing=sealing))
-        assert plan.unknown == {"server": 10, "peer": 53, "release": 54, "coalition": 10}
+        assert plan.unknown == {"server": 10, "peer": 9, "release": 10, "coalition": 10}
 
     def test_local_noise_is_every_clients_own_and_central_noise_isnt_for_the_server(self) -> None:
         assert set(planned(written("local")).unknown.values()) == {1}
@@ -138,6 +138,40 @@ class TestPlan:
         bad = config.model_copy(update={"privacy": config.privacy.model_copy(update={"delta": 0.2})})  # type: ignore[union-attr]
         with pytest.raises(PrivacyError, match="below 1/6 for 6 units"):
             planned(bad)
+
+    @pytest.mark.parametrize(
+        ("sealing", "privacy", "error", "sentence"),
+        [
+            (MASKED, 'noise = 1e6\nmechanism = "skellam"', PrivacyError, "at most 1.07374e.09 grid steps"),
+            (f"{MASKED}\nbits = 20", "noise = 1e6", PrivacyError, "use fewer bits"),
+            ('kind = "plain"\nbits = 20', "noise = 1e6", PrivacyError, "use fewer bits"),
+        ],
+    )
+    def test_noise_that_cant_be_drawn_is_refused_before_anything_is_trained(
+        self, tmp_path: Path, sealing: str, privacy: str, error: type[Exception], sentence: str
+    ) -> None:
+        route = "local" if "plain" in sealing else "distributed"
+        config = written(route, sealing=sealing, privacy=privacy, method="dsfl")
+        for refused in (planned, securefd.plan, lambda given: securefd.run(given, tmp_path / "run")):
+            with pytest.raises(error, match=sentence):
+                refused(config)
+        assert not (tmp_path / "run").exists()
+
+    def test_no_ring_holds_so_much_noise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the samplers could draw it, the ring is what refuses."""
+        from securefd.defenses import ring
+
+        monkeypatch.setattr(ring, "BITS", (8, 16))
+        with pytest.raises(SealingError, match="lower the bits or the noise"):
+            planned(written(method="dsfl", privacy="epsilon = 0.1"))
+
+    def test_a_plan_over_a_shared_ledger_promises_its_whole_budget(self, tmp_path: Path) -> None:
+        ledger = tmp_path / "ledgers"
+        config = written(privacy=f'epsilon = 2.0\nbudget = 9.0\nledger = "{ledger}"')
+        promised = [c.guarantee for c in securefd.plan(config).claims if c.guarantee is not None]
+        assert [each.epsilon for each in promised] == [9.0] * 3
+        run = securefd.run(config, tmp_path / "run")
+        assert [c.guarantee for c in run.claims if c.guarantee is not None] == promised
 
     def test_no_plan_without_noise_on_answers(self) -> None:
         config = written()
@@ -254,6 +288,21 @@ class TestRun:
         # A record more or less is another client in its place: the promise holds as it is.
         assert claimed == {observer: plan.guarantees()[observer].epsilon for observer in claimed}
         assert set(claimed) == {"server", "peer", "release"}
+
+    def test_an_audit_holds_a_promise_to_added_clients_twice_or_not_at_all(self, tmp_path: Path) -> None:
+        """A record more or less replaces its client: one client less and another one more."""
+        from types import SimpleNamespace
+
+        from securefd.evaluation.recipe import _promise
+
+        for epsilon, kept in ((1.0, True), (8.0, False)):
+            plan = planned(written("local", relation="add-or-remove", privacy=f"epsilon = {epsilon}"))
+            shadows = SimpleNamespace(setup=SimpleNamespace(releases=plan))
+            found = _promise(shadows, "server")  # type: ignore[arg-type]
+            assert (found is not None) == kept
+            if found is not None:
+                assert found.epsilon == 2 * plan.guarantees()["server"].epsilon
+                assert (found.unit, found.relation) == ("record", "add-or-remove")
 
 
 class TestOutlook:
