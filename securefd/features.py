@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as PyTorch's own documentation calls it
 
+from securefd.encoders import WIDTH, InRange, Standardised, encoder
 from securefd.errors import DataError, ModelError
 from securefd.fleet import State
 from securefd.models import Shape
@@ -28,13 +29,9 @@ STEPS = 200
 BATCH = 500
 """Images of a step: each is told apart from all others in its batch. Of few, a third does as well as all."""
 SMALL_BATCH = 64
-WIDTH = 256
-"""Features of an image."""
 TEMPERATURE = 0.2
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 1e-3
-SMALL_IMAGE = 16
-"""Pixels of the shorter side below which an image isn't halved at once."""
 PREDICT_ROWS = 256
 
 
@@ -95,83 +92,16 @@ def learn(public: Floats, *, seed: int, device: str = "cpu", steps: int = STEPS)
     return Features(shape=shape, state=state)
 
 
-class Standardised(nn.Module):
-    """Columns less their mean, by their standard deviation; one that doesn't vary is 0."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, columns: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(columns))
-        self.register_buffer("deviation", torch.ones(columns))
-
-    def fit(self, public: Tensor) -> None:
-        """Take mean and deviation of ``(n, columns)``."""
-        exact = public.double()
-        deviation = exact.std(dim=0, correction=0)
-        self.mean.copy_(exact.mean(dim=0))
-        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.inf))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(n, columns)`` to the same."""
-        return (x - self.mean) / self.deviation
-
-
-class InRange(nn.Module):
-    """Values by the least and the largest of the public ones, which become 0 and 1."""
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.ones(()))
-
-    def fit(self, public: Tensor) -> None:
-        """Take them from images of any shape."""
-        self.low.copy_(public.min())
-        self.high.copy_(public.max() if public.max() > public.min() else public.min() + 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to the same."""
-        return (x - self.low) / (self.high - self.low)
-
-
-def encoder(shape: Shape) -> nn.Sequential:
-    """`InRange`, three convolutions, and a layer of 256 features: ``(n, c, h, w)`` to ``(n, 256)``."""
-    channels, height, width = shape
-    stride = 2 if min(height, width) >= SMALL_IMAGE else 1
-    places = [min(3, _halved(side, stride)) for side in (height, width)]
-    return nn.Sequential(
-        InRange(),
-        nn.Conv2d(channels, 32, 5, stride=stride, padding=2),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.Conv2d(64, 128, 3, padding=1),
-        nn.BatchNorm2d(128),
-        nn.ReLU(),
-        nn.AdaptiveMaxPool2d((places[0], places[1])),
-        nn.Flatten(),
-        nn.Linear(128 * places[0] * places[1], WIDTH),
-        nn.BatchNorm1d(WIDTH),
-        nn.ReLU(),
-    )
-
-
-def bent(images: Tensor, draw: torch.Generator) -> Tensor:
+def bent(images: Tensor, draw: torch.Generator, strength: float = 1.0) -> Tensor:
     """Each of ``(n, c, h, w)`` turned, stretched, moved and bent by chance; grey ones with other strokes.
 
-    ``images`` are in [0, 1], and so is what is returned. Nothing lies beyond their edges.
+    ``images`` are in [0, 1], and so is what is returned. Nothing lies beyond their edges. ``strength``: 0
+    leaves them as they are.
     """
     n, channels, height, width = images.shape
 
     def chance(*size: int) -> Tensor:
-        return torch.rand(*size, generator=draw).to(images.device) * 2 - 1
+        return strength * (torch.rand(*size, generator=draw).to(images.device) * 2 - 1)
 
     angle, slant = 0.35 * chance(n), 0.3 * chance(n)
     wide, high = 1 + 0.25 * chance(n), 1 + 0.25 * chance(n)
@@ -242,8 +172,3 @@ def _body(shape: Shape) -> nn.Sequential | Standardised:
 def width(shape: Shape) -> int:
     """How many features there are of inputs of this shape."""
     return WIDTH if len(shape) == 3 else math.prod(shape)
-
-
-def _halved(side: int, stride: int) -> int:
-    """Pixels of a side after the first two convolutions."""
-    return math.ceil(math.ceil(side / stride) / 2)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from securefd import features
-from securefd.defenses.head import DIMENSIONS, ClassSums, Head, Whitening, class_sums
+from securefd.defenses.head import DIMENSIONS, ClassSums, Head, Whitening, class_sums, on_grid
 from securefd.features import Features
 from securefd.fleet import State
 from securefd.rng import generator
@@ -31,6 +31,14 @@ _LOOKING_UP = Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Kept:
+    """Of one set of inputs: features ``(n, p)``, and by dimensions what `Whitening` makes of them."""
+
+    features: Inputs
+    whitened: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Basis:
     """What all heads of a federation stand on. ``public``: features of the public set, ``(n, p)``."""
 
@@ -38,7 +46,7 @@ class Basis:
     public: Inputs
     device: str = "cpu"
     _whitenings: dict[int, Whitening] = field(default_factory=dict, init=False, repr=False)
-    _kept: dict[bytes, Inputs] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[bytes, _Kept] = field(default_factory=dict, init=False, repr=False)
     _rows: dict[bytes, Inputs] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -65,9 +73,11 @@ class Basis:
             if key not in self._kept:
                 while len(self._kept) >= KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[key] = self.learnt(x, device=self.device)
-            found = self._kept[key]
-        return self.whitening(dimensions)(found)
+                self._kept[key] = _Kept(features=self.learnt(x, device=self.device))
+            kept = self._kept[key]
+            if dimensions not in kept.whitened:
+                kept.whitened[dimensions] = self.whitening(dimensions)(kept.features)
+            return kept.whitened[dimensions]
 
     def each(self, x: Inputs, dimensions: int) -> NDArray[np.float64]:
         """Of records ``(n, ...)`` one by one, so that no bit of one depends on the others.
@@ -100,6 +110,17 @@ def released(basis: Basis, x: Inputs, y: Labels, mechanism: ClassSums) -> State:
     whitening = basis.whitening(mechanism.dimensions)
     sums = mechanism(basis.each(x, mechanism.dimensions), y)
     return _state(Head.of(sums, len(x), whitening.second_moment).weights)
+
+
+def counted(basis: Basis, public: Inputs, counts: Labels, voters: int, dimensions: int) -> State:
+    """A head on public inputs, each with how many of so many ``voters`` are for each class.
+
+    ``counts``: ``(n, n_classes)``, with noise as likely. Each vote is a record as good as any other.
+    """
+    whitening = basis.whitening(dimensions)
+    by_class = on_grid(basis.whitened(public, dimensions)).T @ counts
+    sums = counts.shape[1] * by_class - by_class.sum(axis=1, keepdims=True)
+    return _state(Head.of(sums, len(public) * voters, whitening.second_moment).weights)
 
 
 def digested(basis: Basis, state: State, records: int, public: Inputs, labels: Labels) -> State:

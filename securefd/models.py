@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from torch import Tensor, nn
 
+from securefd.encoders import WIDTH, encoder
 from securefd.errors import ModelError
 
 Shape = tuple[int, ...]
@@ -94,6 +95,15 @@ def resnet(shape: Shape, n_classes: int) -> nn.Module:
     return ResNet(shape, n_classes)
 
 
+def encoded(shape: Shape, n_classes: int) -> nn.Module:
+    """The network that features are learnt with, and a layer on top: for a student, which starts from them.
+
+    Batch normalisation mixes the inputs of a batch, which for a student are public.
+    """
+    body = encoder(_image(shape, ENCODER))
+    return nn.Sequential(body, nn.Linear(WIDTH, n_classes))
+
+
 NETWORKS: Mapping[str, Callable[[Shape, int], nn.Module]] = {
     "logistic": logistic,
     "mlp": mlp,
@@ -125,6 +135,8 @@ ESTIMATORS: Mapping[str, Callable[..., BaseEstimator]] = {"forest": forest, "boo
 
 HEAD = "head"
 """A linear model on features of the public set: a client's only, made by ``securefd.heads``."""
+ENCODER = "encoder"
+"""A network that starts from features of the public set: a student's only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +161,11 @@ class ModelSpec:
     def is_network(self) -> bool:
         """Whether it is trained by gradient steps."""
         return not self.is_estimator and not self.is_head
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it starts from features that were learnt from the public set."""
+        return self.name == ENCODER
 
     @property
     def is_ours(self) -> bool:
@@ -206,6 +223,8 @@ class ModelSpec:
             torch.manual_seed(seed)
             if self.is_ours:
                 return NETWORKS[self.name](self.shape, self.n_classes)
+            if self.is_encoder:
+                return encoded(self.shape, self.n_classes)
             factory = _imported(self.name)
             try:
                 made = factory(self.shape, self.n_classes, seed)

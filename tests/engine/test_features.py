@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from securefd.checkpoint import pack_state, unpack_state
+from securefd.encoders import encoder
 from securefd.errors import DataError, ModelError
-from securefd.features import BATCH, Features, bent, contrast, encoder, learn
+from securefd.features import BATCH, Features, bent, contrast, learn
 from securefd.folder import read_arrays, write_arrays
 from tests.engine.samples import pictures, points, same
 
