@@ -14,9 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 import dp_accounting as dp
+import numpy as np
 from dp_accounting.dp_event import DiscreteLaplaceDpEvent
+from dp_accounting.pld import pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from securefd.defenses import rdp
@@ -28,6 +31,8 @@ FINE = 5_000
 """Cells of the loss grid for each unit of the composition's rough epsilon: final figures."""
 COARSE = 1_000
 """The same while searching for noise; a coarser grid overstates epsilon."""
+REACH = 11
+"""Deviations beyond which a discrete Gaussian is cut off: less than 10^-27 of it is."""
 WIDEST = 5e5
 """Deviation of the widest discrete Gaussian of which a loss distribution is made: about 10^7 losses."""
 HOPELESS = 1e4
@@ -106,14 +111,17 @@ def _spent(charges: Sequence[Charge], delta: float, relation: Relation, cells: i
     if all(event is not None for event in events):
         parts = _parts(compose(event for event in events if event is not None))
         if all(_fits(leaf, count, relation) for leaf, count in parts):
-            return _epsilon(parts, delta, relation, cells)
+            found = _epsilon(parts, delta, relation, cells)
+            # Beside shares of little noise each, what was cut off a distribution of votes may be too much.
+            if found < math.inf or not any(isinstance(leaf, VotesEvent) for leaf, _ in parts):
+                return found
     return rdp.epsilon(rdp.total(charges, relation), delta)
 
 
 def check_delta(delta: float, units: int) -> None:
     """Refuse a delta that allows publishing one of ``units`` units in the clear (delta >= 1/units)."""
     _check_delta(delta)
-    if not delta * units < 1:
+    if not delta < 1 / units:  # 1/49 * 49 is less than 1
         raise PrivacyError(
             f"delta must be below 1/{units} for {units} units, or it allows publishing one of them; "
             f"got {delta}: lower it"
@@ -242,7 +250,9 @@ def _fits(leaf: Any, count: int, relation: Relation) -> bool:
 
 
 def _moved(leaf: VotesEvent, count: int, relation: Relation) -> int:
-    return leaf.answers * count * (2 if relation == "replace-one" else 1)
+    if leaf.single:
+        return leaf.answers * count
+    return leaf.answers * count * (2 if relation == "replace-one" or leaf.turned else 1)
 
 
 def _beside(leaf: Any, count: int, relation: Relation) -> float:
@@ -265,6 +275,34 @@ def _beside(leaf: Any, count: int, relation: Relation) -> float:
     return rdp.spread(leaf.variance, leaf.shares) * entries + rdp.spread(total, _moved(leaf, count, relation))
 
 
+def _moved_integer(moved: int, deviation: float, interval: float) -> Any:
+    """The privacy loss distribution of one integer that moves by ``moved`` under N_Z(0, deviation^2).
+
+    Connected dots (Doroshenko et al. 2022, Algorithm 1) at multiples of ``interval``, from delta(epsilon) =
+    P(X > t - moved) - e^epsilon P(X > t), t = epsilon deviation^2 / moved + moved / 2 (Canonne, Kamath,
+    Steinke 2020, Theorem 7). `pld.from_discrete_gaussian_mechanism` gives the same, but goes through all
+    integers, of which there can be millions, one by one.
+    """
+    edge = math.ceil(REACH * deviation) + moved
+    weights = np.exp(-(np.arange(-edge, edge + 1.0) ** 2) / (2 * deviation**2))
+    above = np.append(np.cumsum(weights[::-1])[::-1], 0.0) / weights.sum()  # P(X >= -edge + k)
+
+    def beyond(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = above[np.clip(np.floor(bounds) + 1 + edge, 0, 2 * edge + 1).astype(int)]
+        return found
+
+    largest = (moved / 2 + REACH * deviation) * moved / deviation**2
+    steps = math.ceil(largest / interval)
+    epsilons = interval * np.arange(-steps, steps + 1)
+    bounds = epsilons * deviation**2 / moved + moved / 2
+    without = beyond(bounds)
+    charged = np.where(without > 0, np.exp(np.minimum(epsilons, 700)) * without, 0.0)
+    deltas = np.minimum.accumulate(np.clip(beyond(bounds - moved) - charged, 0.0, 1.0))
+    return pld.PrivacyLossDistribution(
+        pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, -steps, steps, deltas)
+    )
+
+
 def _ratio(leaf: Any) -> float:
     """Natural logarithm of the largest likelihood ratio of one randomised response."""
     return math.log1p(leaf.num_buckets * (1 - leaf.noise_parameter) / leaf.noise_parameter)
@@ -279,9 +317,7 @@ def _loss(leaf: Any, count: int, relation: Relation, interval: float) -> Any:
         ).self_compose(count)
     if isinstance(leaf, VotesEvent):
         moved = _moved(leaf, count, relation)
-        return pld.from_discrete_gaussian_mechanism(
-            math.sqrt(moved * leaf.variance * leaf.shares), moved, value_discretization_interval=interval
-        )
+        return _moved_integer(moved, math.sqrt(moved * leaf.variance * leaf.shares), interval)
     if isinstance(leaf, dp.RandomizedResponseDpEvent):
         if relation != "replace-one":
             raise PrivacyError(

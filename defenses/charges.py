@@ -142,21 +142,29 @@ class VotesEvent(dp.DpEvent):  # type: ignore[misc]
     shares: int
     answers: int
     classes: int
+    turned: bool
+    single: bool = False
+    """Whether at most one entry moves for each answer, under either relation."""
 
 
-class Votes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="votes"):
+class Votes(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="votes"
+):
     """Histograms of votes, one for each of ``answers``, with ``shares`` independent N_Z(0, variance) on each
     entry.
 
     One unit gives one vote in each histogram: if it is replaced, at most two entries of each move, by one; if
-    it is added or removed, one. Knowing the shape of what moves, a loss distribution can be had, which is
-    tighter than a Renyi curve (`accounting`). ``shares``: how many the observer doesn't know.
+    it is added or removed, one. Where a unit has no vote of its own, but may turn one of somebody else's in
+    each histogram, as a record does with the teacher that it teaches, two entries move under either relation:
+    ``turned``. Knowing the shape of what moves, a loss distribution can be had, which is tighter than a Renyi
+    curve (`accounting`). ``shares``: how many the observer doesn't know.
     """
 
     variance: float
     shares: int
     answers: int
     classes: int
+    turned: bool = False
 
     def __post_init__(self) -> None:
         _check_variance(self.variance)
@@ -167,21 +175,77 @@ class Votes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def as_shares(self) -> GaussianShares:
         """The same without the shape of what moves."""
-        moved = self.answers
+        replaced = 2 * self.answers
+        added = replaced if self.turned else self.answers
         return GaussianShares(
             variance=self.variance,
             shares=self.shares,
             entries=self.answers * self.classes,
-            sensitivity=Sensitivity(added=moved, replaced=2 * moved, added_l1=moved, replaced_l1=2 * moved),
+            sensitivity=Sensitivity(added=added, replaced=replaced, added_l1=added, replaced_l1=replaced),
         )
 
     @property
     def event(self) -> dp.DpEvent:
         """The same for the accounting by loss distributions."""
-        return VotesEvent(self.variance, self.shares, self.answers, self.classes)
+        return VotesEvent(self.variance, self.shares, self.answers, self.classes, self.turned)
 
     def __str__(self) -> str:
         return f"histograms of votes, {self.as_shares}"
+
+
+class ConfidentVotes(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="confident_votes",
+):
+    """Votes on ``queries``: whether the largest count with N_Z(0, check_variance) reaches a threshold, and
+    if so the largest of all counts, each with N_Z(0, answer_variance); see `confident`.
+
+    Every query is charged as if it were answered. One unit moves the largest count by at most one, and of the
+    counts two by one if it is replaced, or one if it is added or removed. ``figure_variance``: where one
+    integer about all votes, which a unit moves by at most one, is released with N_Z(0, figure_variance).
+    """
+
+    check_variance: float
+    answer_variance: float
+    queries: int
+    classes: int
+    figure_variance: float | None = None
+
+    def __post_init__(self) -> None:
+        for variance in (self.check_variance, self.answer_variance, self.figure_variance):
+            if variance is not None:
+                _check_variance(variance)
+        for name, least in (("queries", 1), ("classes", 2)):
+            if not getattr(self, name) >= least:
+                raise PrivacyError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def squared(self, relation: str) -> float:
+        """The sum over all entries of their squared distance by the variance of their noise."""
+        counts = 2 if relation == "replace-one" else 1
+        found = self.queries * (1 / self.check_variance + counts / self.answer_variance)
+        return found if self.figure_variance is None else found + 1 / self.figure_variance
+
+    @property
+    def event(self) -> dp.DpEvent:
+        """The same for the accounting by loss distributions: everything that is computed from is released."""
+        singles = [(self.check_variance, self.queries)]
+        if self.figure_variance is not None:
+            singles.append((self.figure_variance, 1))
+        parts = [VotesEvent(variance, 1, times, 1, False, True) for variance, times in singles]
+        return dp.ComposedDpEvent(
+            [VotesEvent(self.answer_variance, 1, self.queries, self.classes, False), *parts]
+        )
+
+    def __str__(self) -> str:
+        check, answer = math.sqrt(self.check_variance), math.sqrt(self.answer_variance)
+        return (
+            f"top classes of {self.queries} histograms of votes where enough agree, noise of standard "
+            f"deviation {check:.3g} votes on the largest count and {answer:.3g} on each"
+        )
 
 
 class Skellam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="skellam"):
@@ -246,6 +310,7 @@ Charge = (
     | DiscreteGaussian
     | GaussianShares
     | Votes
+    | ConfidentVotes
     | Skellam
     | RandomisedResponse
 )

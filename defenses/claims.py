@@ -147,6 +147,16 @@ HEAD = (
     "hyper-parameters, which are assumed to be chosen without the private data. A person with records at "
     "several clients adds up the clients' costs"
 )
+PATE = (
+    "Each client cuts its records into parts by independent draws, teaches a teacher on each, and counts the "
+    "teachers' votes on public inputs with integer noise, exact and drawn from the operating system's keys. "
+    "Its model learns from these counts and public inputs alone, and answers, their sum and the student are "
+    "computed from it without another look at the records. One record moves one teacher, and every vote of "
+    "that teacher is taken to turn, however much the teachers agree. Not covered: record counts and with "
+    "them the number of teachers, metrics on private data, and hyper-parameters, which are assumed to be "
+    "chosen without the private data. Teachers, how often they agree and how accurate they are never leave "
+    "the client. A person with records at several clients adds up the clients' costs"
+)
 _UNCOVERED = (
     "Not covered: whether a client takes part, how many records it has, accuracies that are reported, and "
     "hyper-parameters, which are assumed to be chosen without private data"
@@ -163,6 +173,13 @@ LOCAL = (
     f"{_UNCOVERED}"
 )
 CENTRAL = f"The server adds the noise, and is trusted to: it sees the sum before. {_UNCOVERED}"
+VOTES = (
+    "The server counts the votes, adds integer noise, exact and drawn from the operating system's keys, and "
+    "releases the top class of a query if enough clients agree; it is trusted to, and sees the counts "
+    "before. Every query is charged as if it were answered, whatever the votes are; so is the figure about "
+    "a run's votes that is printed beside this promise and isn't part of it. Where nobody may see the votes, "
+    f"route 'distributed' has every count noised under masks. {_UNCOVERED}"
+)
 ENCRYPTED: tuple[SealingKind, ...] = ("homomorphic", "masked+homomorphic")
 _NO_NOISE = "No noise was added, and secrecy is not privacy"
 _NOT_YET = "No noise is added before this observer looks, and secrecy is not privacy"

@@ -169,16 +169,20 @@ class Ledger:
         """
         if not self._journal.is_open:
             raise LedgerError(f"ledger {self.path} is closed; open it again before charging {what!r}")
-        before = [entry.charge for entry in self._charged]
-        total = self._price([*before, charge])
-        if not self._allows([*before, charge], total):
-            raise BudgetExceeded(self._excess(what, charge, before))
+        total = self._allowed([charge], what)
         entry = Charged(what=what, charge=charge, nonce=secrets.token_hex(16))
         self._append(entry)
         self._charged.append(entry)
         if self._receipts is not None:
             self._countersign(self._receipts)
         return self._proven(total)
+
+    def check_covers(self, charges: Sequence[Charge], what: str) -> None:
+        """Refuse, with nothing written, what a later ``charge`` for each of ``charges`` couldn't pay for.
+
+        Raises BudgetExceeded.
+        """
+        self._allowed(charges, what)
 
     def close(self) -> None:
         """Release the lock. Closing twice does nothing."""
@@ -202,24 +206,32 @@ class Ledger:
             return self.filter.price(charges)
         return accounting.spent(charges, self.budget.delta, self.budget.relation)
 
+    def _allowed(self, charges: Sequence[Charge], what: str) -> float:
+        """The price of everything with ``charges``, if the budget covers it."""
+        before = [entry.charge for entry in self._charged]
+        total = self._price([*before, *charges])
+        if not self._allows([*before, *charges], total):
+            raise BudgetExceeded(self._excess(what, charges, before))
+        return total
+
     def _allows(self, charges: list[Charge], price: float) -> bool:
         if self.filter is not None:
             return self.filter.cost(charges) <= self.filter.limit(self.budget)
         return price <= self.budget.epsilon
 
-    def _excess(self, what: str, charge: Charge, before: list[Charge]) -> str:
-        """Why ``charge`` is refused, and what can be done."""
-        steps = [[charge], before, [*before, charge]]
+    def _excess(self, what: str, charges: Sequence[Charge], before: list[Charge]) -> str:
+        """Why ``charges`` are refused, and what can be done."""
+        steps = [[*charges], before, [*before, *charges]]
         if self.filter is not None:
             # An epsilon of a part says little: converting costs most of a small one.
             limit = self.filter.limit(self.budget)
             alone, spent, total = (
-                f"{self.filter.cost(charges) / limit:.2%}" if limit > 0 else "all" for charges in steps
+                f"{self.filter.cost(some) / limit:.2%}" if limit > 0 else "all" for some in steps
             )
             costs = f"{alone} of the budget"
             remedy = f"grant as much as it was made for, epsilon = {self.filter.epsilon:.4g}, and never more"
         else:
-            alone, spent, total = (f"{self._price(charges):.4g}" for charges in steps)
+            alone, spent, total = (f"{self._price(some):.4g}" for some in steps)
             costs = f"epsilon = {alone}"
             remedy = "grant a larger budget"
         return (

@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 
 from securefd.defenses.charges import (
     Charge,
+    ConfidentVotes,
     DiscreteGaussian,
     DiscreteLaplace,
     GaussianShares,
@@ -112,6 +113,12 @@ def _(charge: GaussianShares, relation: Relation) -> Curve:
 def _(charge: Votes, relation: Relation) -> Curve:
     """That of vectors that move as far, whichever way."""
     return _curve(charge.as_shares, relation)
+
+
+@_curve.register
+def _(charge: ConfidentVotes, relation: Relation) -> Curve:
+    """That of the noisy largest counts, and of all noisy counts: classes are computed from these alone."""
+    return np.asarray(_ALPHA * charge.squared(relation) / 2, dtype=np.float64)
 
 
 @lru_cache(maxsize=4096)

@@ -196,7 +196,7 @@ def test_unknown_relations_and_mechanisms_are_refused():
 
 def test_delta_must_be_below_one_unit():
     check_delta(1e-5, 50_000)
-    for delta, units in ((0.02, 50), (0.1, 50), (math.nan, 50)):
+    for delta, units in ((0.02, 50), (1 / 49, 49), (0.1, 50), (math.nan, 50)):
         with pytest.raises(PrivacyError, match="delta must be"):
             check_delta(delta, units)
 
