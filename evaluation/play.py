@@ -18,7 +18,8 @@ from securefd.cohort import Pool
 from securefd.defenses.sealing import PartialSum
 from securefd.federation import Federations
 from securefd.heads import Basis
-from securefd.private import PrivatePlan, plan_private, train_part
+from securefd.nfdp import Sampled, plan_samples
+from securefd.private import PrivatePlan, plan_private
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan, plan_releases
 from securefd.result import Run
@@ -33,14 +34,15 @@ Rows = Sequence[NDArray[np.int64]]
 class Play:
     """Everything about a federation but who takes part.
 
-    ``plans``: of private clients, else empty. ``releases``: of noised answers, or None. ``basis``: of heads,
-    or None.
+    ``plans``: of private clients, else empty. ``samples``: what share of its records each client trains on,
+    or empty for all. ``releases``: of noised answers, or None. ``basis``: of heads, or None.
     """
 
     recipe: Recipe
     pool: Pool
     public: NDArray[np.float32]
     plans: tuple[PrivatePlan, ...]
+    samples: tuple[Sampled, ...]
     releases: ReleasePlan | None
     basis: Basis | None
     device: str
@@ -56,7 +58,10 @@ class Play:
             recipe=recipe,
             pool=pool_of(split.clients)[0],
             public=split.public,
-            plans=tuple(plan_private(config.privacy, recipe, sizes)) if private and config.privacy else (),
+            plans=tuple(plan_private(config.privacy, recipe, sizes, len(split.public)))
+            if private and config.privacy
+            else (),
+            samples=plan_samples(config, sizes),
             releases=plan_releases(config, recipe, len(split.public)),
             basis=basis_of(config, recipe, split, run.path),
             device=config.performance.device,
@@ -70,6 +75,11 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
     ``consensus.R``: (F, a, C). ``student.NAME``: (F, ...) weights.
     """
     recipe = setup.recipe
+    if setup.samples:
+        rows = [
+            [sampled.of(own) for sampled, own in zip(setup.samples, federation, strict=True)]
+            for federation in rows
+        ]
     with one_thread():
         counts = _noisy_counts(setup, rows)
         federations = Federations(
@@ -92,7 +102,7 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
             asked = federations.ask(number)
             vectors = _noised(setup.releases, np.array(federations.answer(asked)), number)
             parts = [_parts(recipe, own) for own in vectors]
-            totals = [_noised_sum(setup.releases, own.sum(axis=0)) for own in vectors]
+            totals = [_noised_sum(setup.releases, own.sum(axis=0), len(own)) for own in vectors]
             consensus = federations.combine(asked, totals, parts)
             federations.digest(asked, consensus, clients=number + 1 < recipe.settings.rounds)
             shape = recipe.blocks(len(asked.asked))[0].shape
@@ -127,10 +137,10 @@ def _noised(releases: ReleasePlan | None, vectors: NDArray[np.int64], number: in
     return noised
 
 
-def _noised_sum(releases: ReleasePlan | None, total: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What a server makes of the sum that it opened before anyone else sees it."""
-    central = releases is not None and releases.route.name == "central" and total.size
-    return releases.noised_sum(total) if releases is not None and central else total
+def _noised_sum(releases: ReleasePlan | None, total: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
+    """What a server makes of the sum over ``clients`` that it opened before anyone else sees it."""
+    trusted = releases is not None and releases.route.trusted and total.size
+    return releases.noised_sum(total, clients) if releases is not None and trusted else total
 
 
 def _noisy_counts(setup: Play, rows: Sequence[Rows]) -> list[list[NDArray[np.float64]]] | None:
@@ -156,14 +166,14 @@ def _train_privately(
     for index, member in enumerate(clients.members):
         plan = setup.plans[member.client]
         for steps in plan.parts:
-            clients.states[index] = train_part(
+            clients.states[index] = plan.train(
                 member.model,
                 clients.states[index],
                 setup.pool.x[member.rows],
                 setup.pool.y[member.rows],
-                plan,
                 steps=steps,
                 counts=None if counts is None else counts[member.federation][member.client],
                 basis=setup.basis,
+                public=setup.public,
                 device=setup.device,
             )

@@ -21,10 +21,11 @@ from securefd.evaluation.findings_json import to_json
 from securefd.evaluation.shadows import Shadows, shadows_of
 from securefd.folder import locked, make, write_bytes
 from securefd.methods import method_named
+from securefd.nfdp import trained_on
 from securefd.progress import Progress, Silent
 from securefd.result import Run
 from securefd.rng import generator
-from securefd.runner import one_thread
+from securefd.runner import one_thread, pool_of
 from securefd.views import Observer
 
 FINDINGS = "findings.json"
@@ -111,6 +112,8 @@ def _this_run(run: Run, observers: Sequence[Observer]) -> tuple[Outcome, ...]:
     owners = np.repeat(np.arange(len(split.clients)), [len(client) for client in split.clients])
     x = np.concatenate([client.x for client in split.clients])
     labels = np.concatenate([client.y for client in split.clients])
+    used = np.concatenate(trained_on(run.path, run.config, pool_of(split.clients)[1]))
+    owners, x, labels = owners[used], x[used], labels[used]
     count = min(len(x), len(split.test), MOST)
     members = rng.choice(len(x), count, replace=False)
     others = rng.choice(len(split.test), count, replace=False)

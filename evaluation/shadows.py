@@ -4,7 +4,8 @@ All private records of all clients are candidates, and the public set, queries, 
 student are the run's own. Initial weights and order are, too, since they follow from a seed that is no
 secret. Where clients train by DP-SGD, shadows are trained by the deployed code, with the deployed plan: the
 same sampling rate, noise and steps, so that they are held to the same epsilon, though they have about half as
-many records. Its noise, and that of class counts, is drawn afresh for every shadow.
+many records. Its noise, and that of class counts, is drawn afresh for every shadow. Where they train on a
+sample of their records without noise, shadows draw as large a share of theirs, afresh.
 
 Sealing isn't part of it, but for its groups: all sealings add up the same integers, so one set of shadows
 serves runs that differ in nothing else. This is a simulation: one process holds the records of all clients.

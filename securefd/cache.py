@@ -65,6 +65,11 @@ class Cache:
         targets[queries], made[queries] = consensus, now
         return Cache(duration=self.duration, consensus=targets, made=made)
 
+    def known(self, queries: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return ``(m,)``, which of ``queries`` have a consensus, however old."""
+        stored: NDArray[np.bool_] = self.made[queries] != NEVER
+        return stored
+
     def lookup(self, queries: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return ``(m, C)``, the consensus on ``queries``, all of which were stored."""
         absent = queries[self.made[queries] == NEVER]

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from securefd.config import Config, SealingConfig
 from securefd.defenses.head import RECORDS_A_DIMENSION
 from securefd.exchange import codec_of
-from securefd.outlook import NoisedAnswers
+from securefd.nfdp import NFDP
+from securefd.outlook import HOPELESS, WORKABLE, Outlook
+from securefd.pate import PatePlan
 from securefd.private import DpSgdPlan, HeadPlan, PrivatePlan
 from securefd.recipe import Recipe
 from securefd.rules import covered, n_clients
@@ -30,7 +32,7 @@ def cautions(
     private: Sequence[PrivatePlan],
     sizes: Sequence[int],
     weights: Sequence[int | None],
-    answers: NoisedAnswers | None,
+    answers: Outlook | None,
 ) -> Iterator[str]:
     """Yield sentences, the gravest first. ``private``: by client, or empty; ``sizes``: records of each.
 
@@ -41,8 +43,11 @@ def cautions(
         yield from _about_ledger(config)
     elif not private:
         yield (
-            "nothing is promised about single records: add a [privacy] table, or be sure that whoever sees "
-            "sums and student may know who is in the data"
+            "nothing is promised about single records: privacy.route = 'nfdp' is here to be compared and "
+            "audited, so choose 'dpsgd' or 'head' for records that matter"
+            if config.privacy is not None and config.privacy.route == NFDP
+            else "nothing is promised about single records: add a [privacy] table, or be sure that whoever "
+            "sees sums and student may know who is in the data"
         )
         if quantities := recipe.method.private_quantities:
             seen = "of each client" if config.sealing.kind == "plain" else "summed over the clients"
@@ -78,7 +83,7 @@ def _about_ledger(config: Config) -> Iterator[str]:
         )
 
 
-def _about_answers(config: Config, answers: NoisedAnswers) -> Iterator[str]:
+def _about_answers(config: Config, answers: Outlook) -> Iterator[str]:
     if (hopeless := answers.caution(n_clients(config))) is not None:
         yield hopeless
     worst = max(answers.epsilons.values())
@@ -119,6 +124,7 @@ def _about_learning(
         for k, (plan, size) in enumerate(zip(private, sizes, strict=True))
         if isinstance(plan, HeadPlan) and size < _enough(plan)
     ]
+    yield from _about_teachers(private)
     if faint:
         yield (
             f"too few records for so much noise at {_clients(faint, len(sizes))}: a head needs about "
@@ -140,6 +146,24 @@ def _about_learning(
         yield (
             f"fewer records than method.batch_size at {_clients(everyone, len(sizes))}: every step uses all "
             "of them, so that nothing is gained by sampling; lower it"
+        )
+
+
+def _about_teachers(private: Sequence[PrivatePlan]) -> Iterator[str]:
+    hopeless = [
+        (k, plan.mechanism)
+        for k, plan in enumerate(private)
+        if isinstance(plan, PatePlan) and plan.mechanism.class_deviation > HOPELESS
+    ]
+    if hopeless:
+        votes = max((each for _, each in hopeless), key=lambda each: each.class_deviation)
+        enough = math.ceil(votes.teachers * votes.class_deviation / WORKABLE)
+        yield (
+            f"hopeless at {_clients([k for k, _ in hopeless], len(private))}: noise on the votes of "
+            f"{votes.teachers} teachers has a standard deviation of {votes.deviation / votes.teachers:.2g} "
+            f"on each mean vote, and {votes.class_deviation:.2g} even on the mean over all inputs of a "
+            f"class, where a certain vote is 1: have {enough:,} teachers or more (privacy.teachers), if "
+            "there are records for them, or choose privacy.route = 'head' or 'dpsgd'"
         )
 
 

@@ -113,7 +113,11 @@ class Cohort:
         that each class is drawn to, a member. ``rehearsal``: public inputs and, for each federation, a
         consensus on them that is learnt along.
         """
-        rehearsals = None if rehearsal is None else self._public_lessons(f"{stage} rehearsal", *rehearsal)
+        rehearsals = None
+        if rehearsal is not None:
+            public, targets = rehearsal
+            every = [np.arange(len(public))] * len(targets)
+            rehearsals = self._public_lessons(f"{stage} rehearsal", public, targets, every)
         lessons = {
             index: Lesson(
                 x=self._x,
@@ -138,23 +142,30 @@ class Cohort:
         objective: Objective,
         public: NDArray[np.float32],
         targets: Sequence[NDArray[np.float64]],
+        known: Sequence[NDArray[np.bool_]] | None = None,
     ) -> None:
         """Run by each client: learn the consensus on public inputs.
 
-        ``targets``: (m, n_classes) for each federation. Estimators and heads take the top class as a label
-        and are refitted on their own records and the public ones together.
+        ``targets``: (m, n_classes) for each federation; ``known``: (m,) which of them there are, all unless
+        given. Estimators and heads take the top class as a label and are refitted on their own records and
+        the public ones together. A network or a head to which nothing is known stays as it is.
         """
-        self._train(stage, self._public_lessons(stage, public, targets), objective)
+        rows = [
+            np.arange(len(public)) if known is None else np.flatnonzero(known[f]) for f in range(len(targets))
+        ]
+        self._train(stage, self._public_lessons(stage, public, targets, rows), objective)
         for index in self._trees:
-            labels = np.asarray(targets[self.members[index].federation]).argmax(-1).astype(np.int64)
-            self._pseudo[index] = (public, labels)
+            self._pseudo[index] = _labelled(public, targets, rows, self.members[index].federation)
         self._refit(self._trees)
+        taught = {self.members[index].federation for index in self._heads}
+        labelled = {f: _labelled(public, targets, rows, f) for f in taught}
         for index in self._heads:
             member = self.members[index]
-            labels = np.asarray(targets[member.federation]).argmax(-1).astype(np.int64)
-            self.states[index] = heads.digested(
-                self._standing(), self.states[index], len(member.rows), public, labels
-            )
+            x, labels = labelled[member.federation]
+            if len(x):
+                self.states[index] = heads.digested(
+                    self._standing(), self.states[index], len(member.rows), x, labels
+                )
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run by each client: ``(n_members, n, n_classes)`` logits on inputs that everyone may see."""
@@ -188,20 +199,24 @@ class Cohort:
         self._refit(self._trees)
 
     def _public_lessons(
-        self, stage: str, public: NDArray[np.float32], targets: Sequence[NDArray[np.float64]]
+        self,
+        stage: str,
+        public: NDArray[np.float32],
+        targets: Sequence[NDArray[np.float64]],
+        rows: Sequence[NDArray[np.int64]],
     ) -> dict[int, Lesson]:
+        """Of networks; none of those of a federation without rows."""
         x = torch.from_numpy(public)
         soft = [torch.from_numpy(np.asarray(target, dtype=np.float32)) for target in targets]
-        every = np.arange(len(public))
         return {
             index: Lesson(
                 x=x,
                 target=soft[member.federation],
-                rows=every,
+                rows=rows[member.federation],
                 order=generator(self.seed, *member.labels, stage),
             )
             for index, member in enumerate(self.members)
-            if member.model.is_network
+            if member.model.is_network and len(rows[member.federation])
         }
 
     def _fit_heads(self) -> None:
@@ -219,8 +234,9 @@ class Cohort:
     def _train(self, stage: str, lessons: dict[int, Lesson], objective: Objective) -> None:
         if not objective.steps:
             return
-        for spec, indices in self._groups.items():
-            if not spec.is_network:
+        for spec, members in self._groups.items():
+            indices = [index for index in members if index in lessons]
+            if not spec.is_network or not indices:
                 continue
             if spec.is_ours:
                 self._train_together(spec, indices, lessons, objective, self._workers)
@@ -302,6 +318,17 @@ def _one_thread() -> AbstractContextManager[object]:
 @cache
 def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+def _labelled(
+    public: NDArray[np.float32],
+    targets: Sequence[NDArray[np.float64]],
+    rows: Sequence[NDArray[np.int64]],
+    federation: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What one federation knows: inputs, and the top classes of its targets."""
+    own = rows[federation]
+    return public[own], np.asarray(targets[federation])[own].argmax(-1).astype(np.int64)
 
 
 def _anchors(logits: NDArray[np.float64] | None) -> torch.Tensor | None:

@@ -110,6 +110,11 @@ class MethodConfig(Table):
     name: str = Field(description="a row of the table of methods")
     rounds: int = Field(default=5, ge=1, description="rounds of answering and digesting")
     queries: int = Field(default=500, ge=1, description="public inputs a round; at most the public set")
+    selection: Literal["random", "representative"] = Field(
+        default="random",
+        description="which public inputs are asked about: random ones in each round, or in all of them the "
+        "same, each of which stands for many that look like it",
+    )
     local_steps: int = Field(default=100, ge=0, description="gradient steps on private records a round")
     digest_steps: int = Field(default=100, ge=0, description="gradient steps on the consensus a round")
     batch_size: int = Field(default=64, ge=1, description="records a gradient step")
@@ -164,9 +169,9 @@ class PrivacyConfig(Table):
     """The guarantee that is promised, and the route that earns it."""
 
     unit: Literal["record", "client"] = Field(description="what is protected")
-    route: Literal["none", "dpsgd", "head", "distributed", "local", "rr", "central"] = Field(
-        description="what earns it"
-    )
+    route: Literal[
+        "none", "dpsgd", "head", "pate", "distributed", "local", "rr", "central", "votes", "nfdp"
+    ] = Field(description="what earns it")
     relation: Literal["add-or-remove", "replace-one"] = Field(
         description="which data sets are neighbours; there is no default"
     )
@@ -175,7 +180,35 @@ class PrivacyConfig(Table):
     mechanism: Literal["discrete-gaussian", "skellam"] = Field(
         default="discrete-gaussian", description="noise on answers, for the routes that add some"
     )
-    delta: float = Field(gt=0, lt=1, description="below 1 / records of a client, or 1 / clients")
+    delta: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="below 1 / records of a client, or 1 / clients; required, but for nfdp, which has none",
+    )
+    sample: int | None = Field(
+        default=None, ge=1, description="of nfdp: records that each client trains on, without any noise"
+    )
+    teachers: int | None = Field(
+        default=None,
+        ge=2,
+        description="of pate: parts that each client cuts its records into; about one for 50 records, "
+        "unless given",
+    )
+    labels: int | None = Field(
+        default=None, ge=1, description="of pate: public inputs that teachers vote on; all, unless given"
+    )
+    threshold: int | None = Field(
+        default=None,
+        ge=1,
+        description="of votes: clients that have to agree, but for noise; two in five, unless given",
+    )
+    threshold_noise: float | None = Field(
+        default=None,
+        gt=0,
+        description="of votes: noise on how many agree, in deviations of that on a class's count; 1.5, "
+        "unless given",
+    )
     clip: float = Field(default=1.0, gt=0, description="L2 norm of one record's gradient")
     learning_rate: float = Field(default=1.0, gt=0, description="of DP-SGD's steps")
     ledger: str = Field(default="", description="folder where spending adds up across runs on the same data")
@@ -195,8 +228,15 @@ class PrivacyConfig(Table):
 class StudentConfig(Table):
     """The model that is distilled and released."""
 
-    model: str = Field(default="mlp", description=f"{', '.join(rules.NETWORKS)}, or package.module:factory")
+    model: str = Field(default="mlp", description=f"{', '.join(rules.STUDENTS)}, or package.module:factory")
     steps: int = Field(default=500, ge=1, description="gradient steps of its distillation")
+    self_training: int = Field(
+        default=0,
+        ge=0,
+        description="rounds that the steps are cut into, in each of which all public inputs are labelled "
+        "anew, by the answers to inputs that look alike and by the student itself; 0: it learns the answers "
+        "as they are",
+    )
 
 
 class AuditConfig(Table):
@@ -246,6 +286,9 @@ class Config(Table):
         if self.sealing.kind != "plain" and self.sealing.honest_minimum is None:
             usual = rules.usual_minimum(self.sealing)
             _fill(self, sealing=self.sealing.model_copy(update={"honest_minimum": usual}))
+        if self.privacy is not None and self.privacy.route == "votes" and self.privacy.threshold is None:
+            usual = rules.usual_agreement(self)
+            _fill(self, privacy=self.privacy.model_copy(update={"threshold": usual}))
         rules.check(self)
         _fill(self, method=self.method.model_copy(update=rules.method_options(self.method)))
         return self

@@ -54,6 +54,11 @@ def codec_of(recipe: Recipe, sealing: SealingConfig) -> Codec | None:
     return Codec(n_classes=recipe.n_classes, bits=recipe.bits)
 
 
+def answers_all(config: Config) -> bool:
+    """Whether every query gets a consensus: a codec has no word for none, a row of zeros does."""
+    return config.privacy is None or config.privacy.route != "votes"
+
+
 def query(recipe: Recipe, session: bytes, round: int, asked: NDArray[np.int64]) -> bytes:  # noqa: A002
     """Server to every client: what to answer; nothing where the method asks about no public inputs."""
     return encode(Query.of(session, round, asked)) if recipe.method.public else b""
@@ -144,7 +149,7 @@ def _weight(recipe: Recipe, config: Config, number: int, count: int, deviation: 
     codec = codec_of(recipe, config.sealing)
     if not recipe.method.public:
         body = total_body(np.zeros(size, dtype=np.int64))
-    elif codec is None:
+    elif codec is None or not answers_all(config):
         body = consensus_body(np.zeros((count, recipe.n_classes)))
     else:
         body = bytes(codec.most_bytes(count))

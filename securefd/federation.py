@@ -25,6 +25,9 @@ from securefd.heads import Basis
 from securefd.methods import Own, clipped, leave_one_out
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan
+from securefd.rng import generator
+from securefd.selection import representative
+from securefd.self_training import Answers, self_trained
 from securefd.simplex import on_simplex_grid
 
 Vector = NDArray[np.int64]
@@ -48,12 +51,14 @@ class Consensus:
     """What one federation made of the sum of its answers.
 
     ``mean``: ``(a, n_classes)`` the mean answer, decoded. ``fresh``: ``(a, n_classes)`` what is broadcast
-    for the queries asked, as float32 carries it. ``target``: ``(m, n_classes)`` what is digested.
+    for the queries asked, as float32 carries it: zeros for one that isn't answered. ``target``: ``(m,
+    n_classes)`` what is digested. ``known``: ``(m,)`` of which queries: all, but those never answered.
     """
 
     mean: Floats
     fresh: Floats
     target: Floats
+    known: NDArray[np.bool_]
 
 
 class Federations:
@@ -66,7 +71,8 @@ class Federations:
     ``rows[f][k]``: rows of the pool that client k of federation f owns. ``counts[f][k]``: the class counts
     that the method may use, true by default; noisy ones under a record-level route. ``releases``: how answers
     are noised under a client-level route; here they are only rounded for it, and decoded. ``basis``: what
-    clients with model ``head`` stand on. Raises DataError for a client without records.
+    clients with model ``head`` stand on, and the student and the choice of queries, where they do. Raises
+    DataError for a client without records.
     """
 
     def __init__(
@@ -124,6 +130,15 @@ class Federations:
         self.digested = nobody
         self.anchors: list[Floats | None] = [None] * len(members)
         self.weights: list[Floats | None] = [None] * len(rows)
+        self._basis = basis
+        self._device = device
+        self._chosen = np.arange(len(public))
+        if recipe.selective:
+            drawn = int(generator(recipe.seed, "selection").integers(2**63))
+            self._chosen = representative(self._standing.public, recipe.settings.queries, seed=drawn)
+        if self.students is not None and recipe.student is not None and recipe.student.is_encoder:
+            for state in self.students.states.values():
+                state |= {f"0.{name}": value.clone() for name, value in self._standing.learnt.state.items()}
 
     @property
     def n_federations(self) -> int:
@@ -132,7 +147,7 @@ class Federations:
 
     def ask(self, round: int) -> Asked:  # noqa: A002
         """Run by the server: choose what round ``round`` (from 0) is about. All federations ask the same."""
-        queries = self.recipe.queries(round, len(self.public))
+        queries = self._chosen[self.recipe.queries(round, len(self.public))]
         asked = self.caches[0].missing(queries, round) if self.recipe.method.public else queries
         return Asked(round=round, queries=queries, asked=asked)
 
@@ -203,15 +218,33 @@ class Federations:
         else:
             fresh = combined
         if not recipe.method.public:
-            return [Consensus(mean=m, fresh=f, target=f) for m, f in zip(means, fresh, strict=True)]
+            every = np.ones(recipe.n_classes, dtype=np.bool_)
+            return [
+                Consensus(mean=m, fresh=f, target=f, known=every) for m, f in zip(means, fresh, strict=True)
+            ]
+        answered = [self._answered(mean) for mean in means]
+        fresh = [np.where(rows[:, None], f, 0.0) for f, rows in zip(fresh, answered, strict=True)]
         self.caches = [
-            cache.store(asked.asked, f, asked.round) for cache, f in zip(self.caches, fresh, strict=True)
+            cache.store(asked.asked[rows], f[rows], asked.round)
+            for cache, f, rows in zip(self.caches, fresh, answered, strict=True)
         ]
         self.taught = [
-            cache.store(asked.asked, c, asked.round) for cache, c in zip(self.taught, combined, strict=True)
+            cache.store(asked.asked[rows], c[rows], asked.round)
+            for cache, c, rows in zip(self.taught, combined, answered, strict=True)
         ]
-        targets = [cache.lookup(asked.queries) for cache in self.caches]
-        return [Consensus(mean=m, fresh=f, target=t) for m, f, t in zip(means, fresh, targets, strict=True)]
+        known = [cache.known(asked.queries) for cache in self.caches]
+        targets = [cache.consensus[asked.queries] for cache in self.caches]
+        return [
+            Consensus(mean=m, fresh=f, target=t, known=k)
+            for m, f, t, k in zip(means, fresh, targets, known, strict=True)
+        ]
+
+    def _answered(self, mean: Floats) -> NDArray[np.bool_]:
+        """``(a,)`` which queries are answered at all; where votes agree too little, nothing is released."""
+        if self.releases is None or self.releases.confident is None:
+            return np.ones(len(mean), dtype=np.bool_)
+        answered: NDArray[np.bool_] = np.any(mean != 0, axis=-1)
+        return answered
 
     def _decoded(self, total: Vector, blocks: Sequence[Block], n_clients: int) -> tuple[Floats, ...]:
         if self.releases is None:
@@ -246,7 +279,7 @@ class Federations:
         nobody else would notice.
         """
         recipe = self.recipe
-        targets = [c.target for c in consensus]
+        targets, known_to = [c.target for c in consensus], [c.known for c in consensus]
         stage = f"digest {asked.round}"
         last = asked.round + 1 == recipe.settings.rounds
         if clients and recipe.private and last:
@@ -257,10 +290,10 @@ class Federations:
         elif clients and not recipe.private:
             later = recipe.method.rehearsal and not last
             objective = replace(recipe.digest(), steps=0) if later else recipe.digest()
-            self.clients.digest(stage, objective, self.public[asked.queries], targets)
-        self.digested = asked.queries
-        if not recipe.method.dual:
-            self._student_digest(stage, recipe.digest(), asked.queries, targets)
+            self.clients.digest(stage, objective, self.public[asked.queries], targets, known_to)
+        self.digested = asked.queries[known_to[0]]
+        if not recipe.method.dual and not recipe.self_training:
+            self._student_digest(stage, recipe.digest(), asked.queries, targets, known_to)
 
     def set_anchors(self, totals: Sequence[Vector], vectors: Sequence[Sequence[Vector]]) -> None:
         """Run by each client of ``fd``: the others' mean logits of each class, from the sum less its own."""
@@ -275,13 +308,50 @@ class Federations:
         self.anchors = anchors
 
     def finish(self) -> None:
-        """Run by the server: distil the student once more, from the last answers on every public input."""
+        """Run by the server: distil the student once more, from the last answers on every public input.
+
+        A student that trains itself starts here: rounds of it would be of answers that are still to come.
+        """
         if self.students is None:
             return
-        known = np.flatnonzero(self.taught[0].made >= 0)
+        every = np.arange(len(self.public))
+        known = [cache.known(every) for cache in self.taught]
+        if self.recipe.self_training:
+            for index, rows in enumerate(known):
+                self._self_train(index, np.flatnonzero(rows))
+            return
+        some = np.flatnonzero(np.any(known, axis=0))
         self._student_digest(
-            "final", self.recipe.final(), known, [cache.lookup(known) for cache in self.taught]
+            "final",
+            self.recipe.final(),
+            some,
+            [cache.consensus[some] for cache in self.taught],
+            [rows[some] for rows in known],
         )
+
+    def _self_train(self, index: int, known: NDArray[np.int64]) -> None:
+        """The student of one federation, from what is ``known``; nothing known leaves it as it is."""
+        recipe = self.recipe
+        assert self.students is not None
+        assert recipe.student is not None
+        if not len(known):
+            return
+        self.students.states[index] = self_trained(
+            recipe.student,
+            self.students.states[index],
+            self.public,
+            Answers(values=self.taught[index].consensus[known], known=known),
+            self._standing.learnt,
+            rounds=recipe.self_training,
+            steps=recipe.student_steps,
+            rng=generator(recipe.seed, "self-training"),
+            device=self._device,
+        )
+
+    @property
+    def _standing(self) -> Basis:
+        assert self._basis is not None, "what stands on features needs a basis"
+        return self._basis
 
     def _rehearsal(self) -> tuple[NDArray[np.float32], list[Floats]] | None:
         """The last consensus, to be learnt beside the own records."""
@@ -290,10 +360,15 @@ class Federations:
         return self.public[self.digested], [cache.lookup(self.digested) for cache in self.caches]
 
     def _student_digest(
-        self, stage: str, objective: Objective, queries: NDArray[np.int64], targets: Sequence[Floats]
+        self,
+        stage: str,
+        objective: Objective,
+        queries: NDArray[np.int64],
+        targets: Sequence[Floats],
+        known: Sequence[NDArray[np.bool_]] | None = None,
     ) -> None:
         assert self.students is not None
-        self.students.digest(stage, objective, self.public[queries], targets)
+        self.students.digest(stage, objective, self.public[queries], targets, known)
 
     def _classwise(self, index: int) -> Floats:
         """Mean centred and clipped logits over the own records of each class, ``(C, C)``."""

@@ -10,6 +10,7 @@ from scipy.special import roots_hermitenorm
 from scipy.stats import norm
 
 from securefd.defenses.claims import Observer, Relation, Unit
+from securefd.defenses.confident import Confident
 from securefd.releases import ReleasePlan
 
 AGREEMENTS = (1.0, 0.9, 0.6)
@@ -43,10 +44,7 @@ class NoisedAnswers:
     epsilons: dict[Observer, float]
 
     def lines(self) -> list[str]:
-        """In plain words; bounds are rounded up."""
-        known = ", ".join(
-            f"{observer} {math.ceil(epsilon * 1000) / 1000:g}" for observer, epsilon in self.epsilons.items()
-        )
+        """In plain words, but for epsilons."""
         errors = ", ".join(
             f"{error:.1%} where {share:.0%} of the clients agree"
             for share, error in zip(AGREEMENTS, self.label_errors, strict=True)
@@ -60,7 +58,6 @@ class NoisedAnswers:
             f"{self.route}: {share}; on the mean answer to one query it is {self.deviation:.2g}, on the mean "
             f"over all queries of a class {self.class_deviation:.2g}",
             f"the top class of one query's consensus is wrong in {errors}",
-            f"epsilon at delta = {self.delta:g} for one {self.unit}, {self.relation}, towards each: {known}",
         ]
 
     def caution(self, n_clients: int) -> str | None:
@@ -76,8 +73,61 @@ class NoisedAnswers:
         )
 
 
-def outlook(plan: ReleasePlan, bits: int) -> NoisedAnswers:
+@dataclass(frozen=True, kw_only=True)
+class ReleasedClasses:
+    """What a trusted server releases of votes: top classes of those queries on which enough clients agree.
+
+    ``threshold``: how many. ``check``, ``answer``: standard deviations of the noise on the largest count, and
+    on each count of an answer, in votes. By `AGREEMENTS`: ``answered``, the probability of an answer, and
+    ``label_errors``, that it is another class than the top one.
+    """
+
+    route: str
+    threshold: int
+    check: float
+    answer: float
+    answered: tuple[float, ...]
+    label_errors: tuple[float, ...]
+    unit: Unit
+    relation: Relation
+    delta: float
+    epsilons: dict[Observer, float]
+
+    def lines(self) -> list[str]:
+        """In plain words, but for epsilons."""
+        found = zip(AGREEMENTS, self.answered, self.label_errors, strict=True)
+        cases = ", ".join(
+            f"{answered:.1%}, wrongly in {error:.1%}, where {share:.0%} of the clients agree"
+            for share, answered, error in found
+        )
+        return [
+            f"{self.route}: the server adds noise of standard deviation {self.check:.3g} votes to the "
+            f"largest count of each query and, where {self.threshold} are reached, {self.answer:.3g} to each "
+            "count",
+            f"a query is answered in {cases}",
+        ]
+
+    def caution(self, n_clients: int) -> str | None:
+        """A sentence where the plan is hopeless."""
+        if self.label_errors[0] <= HOPELESS and self.answered[0] >= 1 - HOPELESS:
+            return None
+        # where noise on a count is a third of the clients, all of whom agree, one answer in twenty is wrong
+        enough = math.ceil(3 * self.answer)
+        return (
+            f"hopeless: of queries on which all {n_clients} clients agree, {self.answered[0]:.0%} are "
+            f"answered under noise of {self.answer:.3g} votes, {self.label_errors[0]:.0%} of these wrongly: "
+            "ask fewer queries, protect records instead (route 'dpsgd'), or have "
+            f"{max(enough, n_clients + 1):,} clients or more"
+        )
+
+
+Outlook = NoisedAnswers | ReleasedClasses
+
+
+def outlook(plan: ReleasePlan, bits: int) -> Outlook:
     """What ``plan`` leaves of the consensus."""
+    if plan.confident is not None:
+        return _released_classes(plan, plan.confident)
     levels = (1 << bits) - 1
     if plan.share is None:
         assert plan.noise is not None
@@ -94,6 +144,24 @@ def outlook(plan: ReleasePlan, bits: int) -> NoisedAnswers:
         deviation=deviation,
         class_deviation=deviation / math.sqrt(max(1.0, queries / plan.n_classes)),
         label_errors=tuple(label_error(deviation, top, plan.n_classes) for top in AGREEMENTS),
+        unit=plan.guarantee.unit,
+        relation=plan.guarantee.relation,
+        delta=plan.guarantee.delta,
+        epsilons={observer: each.epsilon for observer, each in plan.guarantees().items()},
+    )
+
+
+def _released_classes(plan: ReleasePlan, confident: Confident) -> ReleasedClasses:
+    check, answer = confident.deviations
+    counts = [share * plan.n_clients for share in AGREEMENTS]
+    return ReleasedClasses(
+        route=plan.route.name,
+        threshold=confident.threshold,
+        check=check,
+        answer=answer,
+        # noise is of whole votes, and reaches the threshold from half a vote below on
+        answered=tuple(float(norm.sf((confident.threshold - 0.5 - top) / check)) for top in counts),
+        label_errors=tuple(label_error(answer / plan.n_clients, top, plan.n_classes) for top in AGREEMENTS),
         unit=plan.guarantee.unit,
         relation=plan.guarantee.relation,
         delta=plan.guarantee.delta,

@@ -6,6 +6,7 @@ The data are read only to know their shape and how many records each client hold
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -22,7 +23,9 @@ from securefd.defenses.claims import (
     HEAD,
     LOCAL,
     MASKED_ASSUMPTION,
+    PATE,
     RELATIONS,
+    VOTES,
     Claim,
     Guarantee,
     Observer,
@@ -32,10 +35,13 @@ from securefd.defenses.claims import (
     claims,
 )
 from securefd.defenses.neighbourhood import Neighbourhood
+from securefd.duration import Duration, estimate
 from securefd.errors import PrivacyError
 from securefd.exchange import Weight, codec_of, neighbourhood_of, weigh
 from securefd.models import ModelSpec
-from securefd.outlook import NoisedAnswers, outlook
+from securefd.nfdp import NFDP, Sampled, plan_samples, why_nothing
+from securefd.outlook import AGREEMENTS, Outlook, label_error, outlook
+from securefd.pate import PatePlan
 from securefd.private import DpSgdPlan, HeadPlan, PrivatePlan, charges_of, plan_private
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan, plan_releases
@@ -117,11 +123,39 @@ class HeadNoise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spending:
-    """What all private accesses cost each client under one relation: figures of two are never mixed.
+class VoteNoise:
+    """The one private access of a client whose teachers vote.
 
-    ``epsilons``: by client, infinite beyond reckoning. ``promised``: whether this is the relation of the
-    promise, or the other one, told beside it because figures elsewhere may be stated in it.
+    ``deviation``: of the noise on each count, in votes. ``label_errors``: by `AGREEMENTS`, the probability
+    that the top class of one input's counts is another one.
+    """
+
+    client: int
+    teachers: int
+    labels: int
+    deviation: float
+    label_errors: tuple[float, ...]
+
+    def __str__(self) -> str:
+        errors = ", ".join(
+            f"{error:.1%} where {share:.0%} agree"
+            for share, error in zip(AGREEMENTS, self.label_errors, strict=True)
+        )
+        return (
+            f"client {self.client}: {self.teachers} teachers vote on {self.labels} public inputs, with noise "
+            f"of standard deviation {self.deviation:.3g} votes on each count; the top class of one input is "
+            f"wrong in {errors}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What all private accesses cost under one relation: figures of two are never mixed.
+
+    ``epsilons``: of each of the ``rows``, infinite beyond reckoning: clients, where a record costs the same
+    towards all observers; ``observers``, where a client costs the same whichever it is. ``promised``: whether
+    this is the relation of the promise, or the other one, told beside it because figures elsewhere may be
+    stated in it.
     """
 
     relation: Relation
@@ -129,23 +163,32 @@ class Spending:
     delta: float
     observers: tuple[str, ...]
     promised: bool
+    rows: tuple[str, ...]
     epsilons: tuple[float, ...]
 
     @property
     def title(self) -> str:
         """Everything without which the figures would say nothing."""
         kind = "what it costs" if self.promised else "the same noise in the other relation, never to be mixed"
+        whom = "each observer" if self.rows == self.observers else ", ".join(self.observers)
         return (
-            f"{kind}: epsilon at delta = {self.delta:g} for one {self.unit}, {self.relation}, "
-            f"towards {', '.join(self.observers)}"
+            f"{kind}: epsilon at delta = {self.delta:g} for one {self.unit}, {self.relation}, towards {whom}"
         )
+
+    def lines(self) -> list[str]:
+        """A line a row, rounded up, so that a bound stays one."""
+        return [
+            f"{row}: {math.ceil(e * 1000) / 1000:g}" if math.isfinite(e) else f"{row}: beyond 10,000"
+            for row, e in zip(self.rows, self.epsilons, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What `plan` found.
 
-    ``sees``: by observer. ``rounding``: half a grid step of each part of an answer. ``traffic``: bytes of
+    ``sees``: by observer. ``sampled``: by client, where each trains on a part of its records, without noise.
+    ``rounding``: half a grid step of each part of an answer. ``traffic``: bytes of
     each round, a client, as close to a run's as ``precision`` says. ``fedavg``: bytes of the weights of the
     student's architecture; None where there is no student. ``graph``: who holds whose shares where answers
     are masked, else None.
@@ -158,14 +201,16 @@ class Plan:
     sees: Mapping[str, str]
     claims: tuple[Claim, ...]
     graph: Neighbourhood | None
-    noise: tuple[NoisePlan | HeadNoise, ...]
+    sampled: tuple[Sampled, ...]
+    noise: tuple[NoisePlan | HeadNoise | VoteNoise, ...]
     spending: tuple[Spending, ...]
-    answers: NoisedAnswers | None
+    answers: Outlook | None
     bits: int
     rounding: Mapping[str, float]
     traffic: tuple[Weight, ...]
     precision: Precisions
     fedavg: int | None
+    duration: Duration
     cautions: tuple[str, ...]
 
     @property
@@ -183,10 +228,12 @@ class Plan:
             ("who sees what", (f"{observer}: {what}" for observer, what in self.sees.items())),
             ("what is promised", _claim_lines(self.claims)),
             ("masks", [] if self.graph is None else [self.graph.describe()]),
+            ("training without noise, on samples", map(str, self.sampled)),
             ("private training", map(str, self.noise)),
-            *((spent.title, _spending_lines(spent)) for spent in self.spending),
+            *((spent.title, spent.lines()) for spent in self.spending),
             ("noise on answers", [] if self.answers is None else self.answers.lines()),
             ("what travels, a client", self._traffic_lines()),
+            ("how long a run takes", self.duration.lines()),
             ("beware", self.cautions),
         ]
         shown = [self.summary]
@@ -196,10 +243,14 @@ class Plan:
         return shown
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain tables. ``bytes``: of the largest round; ``ratio``: of fedavg's to them."""
+        """The plan as plain tables. ``bytes``: of the largest round; ``ratio``: of fedavg's to them.
+
+        ``seconds``: about how long a run takes.
+        """
         sizes = asdict(self.largest)
         return asdict(self) | {
             "bytes": sizes,
+            "seconds": self.duration.seconds,
             "ratio": None if self.fedavg is None else {way: self.fedavg / n for way, n in sizes.items()},
         }
 
@@ -247,6 +298,7 @@ def plan(config: Config) -> Plan:
     or trained as asked, PrivacyError for a delta that lets a record be published. The rest is a plan,
     however hopeless.
     """
+    began = time.monotonic()
     split = load_split(config.data, n_clients(config), config.seed)
     recipe = Recipe.of(config, split.input_shape, split.n_classes)
     sizes = [len(own) for own in split.clients]
@@ -257,8 +309,14 @@ def plan(config: Config) -> Plan:
     )
     sees = sights(config, recipe)
     together = one_group(config, covered(config)[1])
-    private = plan_private(config.privacy, recipe, sizes) if config.privacy and recipe.private else []
+    private = (
+        plan_private(config.privacy, recipe, sizes, len(split.public))
+        if config.privacy and recipe.private
+        else []
+    )
+    samples = plan_samples(config, sizes)
     releases = plan_releases(config, recipe, len(split.public))
+    setting_up = time.monotonic() - began
     answers = None if releases is None else outlook(releases, recipe.bits)
     student = None if recipe.student is None else _weights(recipe.student)
     return Plan(
@@ -267,10 +325,11 @@ def plan(config: Config) -> Plan:
         public=len(split.public),
         test=len(split.test),
         sees=sees,
-        claims=promises(config, recipe, promise(config, [p.guarantee for p in private], releases)),
+        claims=promises(config, recipe, promise(config, [p.guarantee for p in private], releases), samples),
         graph=neighbourhood_of(together),
+        sampled=samples,
         noise=tuple(_noise(k, each) for k, each in enumerate(private)),
-        spending=_spending(private, tuple(sees)),
+        spending=(*_spending(private, tuple(sees)), *_spending_of_answers(releases)),
         answers=answers,
         bits=recipe.bits,
         rounding=_rounding(recipe),
@@ -284,6 +343,16 @@ def plan(config: Config) -> Plan:
         ),
         precision=_precision(together, recipe),
         fedavg=None if student is None else BYTES_A_WEIGHT * student,
+        duration=estimate(
+            config,
+            recipe,
+            sizes=[each.sample for each in samples] or sizes,
+            n_public=len(split.public),
+            n_test=len(split.test),
+            private=private,
+            releases=releases,
+            setting_up=setting_up,
+        ),
         cautions=(
             *cautions(config, recipe, private, sizes, [client.weights for client in clients], answers),
             *_about_liars(config),
@@ -294,10 +363,12 @@ def plan(config: Config) -> Plan:
 BASES: Mapping[str, str] = {
     "dpsgd": DPSGD,
     "head": HEAD,
+    "pate": PATE,
     "distributed": DISTRIBUTED,
     "local": LOCAL,
     "rr": LOCAL,
     "central": CENTRAL,
+    "votes": VOTES,
 }
 """By route, what its guarantee rests on."""
 
@@ -324,8 +395,10 @@ def promise(config: Config, ledgers: Sequence[Guarantee], releases: ReleasePlan 
     return Promise(guarantees=planned, basis=basis, assumption=MASKED_ASSUMPTION if shared else None)
 
 
-def promises(config: Config, recipe: Recipe, promise: Promise | None) -> tuple[Claim, ...]:
-    """Every claim of a run; ``promise``: of noise."""
+def promises(
+    config: Config, recipe: Recipe, promise: Promise | None, samples: Sequence[Sampled] = ()
+) -> tuple[Claim, ...]:
+    """Every claim of a run; ``promise``: of noise; ``samples``: what clients train on without any."""
     groups, sizes = config.sealing.groups, covered(config)
     graphs = [neighbourhood_of(one_group(config, size)) for size in sizes]
     failure = max(0.0 if graph is None else graph.secrecy_failure for graph in graphs)
@@ -346,6 +419,11 @@ def promises(config: Config, recipe: Recipe, promise: Promise | None) -> tuple[C
         promised = tuple(
             replace(claim, reason=f"{claim.reason} {added}") if claim.subject == "answers" else claim
             for claim in promised
+        )
+    if config.privacy is not None and samples:
+        why = why_nothing(samples, config.privacy.relation)
+        return tuple(
+            replace(claim, reason=why) if claim.subject == "records" else claim for claim in promised
         )
     if config.privacy is None or not config.privacy.ledger:
         return promised
@@ -392,7 +470,8 @@ def _epsilon(guarantee: Guarantee) -> float:
 
 
 def _summary(config: Config, classes: int) -> str:
-    privacy = "no noise" if config.privacy is None or config.privacy.route == "none" else config.privacy.route
+    route = "none" if config.privacy is None else config.privacy.route
+    privacy = {"none": "no noise", NFDP: "nfdp without noise"}.get(route, route)
     rounds = config.method.rounds
     return (
         f"{config.name}: {n_clients(config)} clients, {classes} classes, method {config.method.name}, "
@@ -437,7 +516,17 @@ def sights(config: Config, recipe: Recipe) -> dict[str, str]:
     return sees
 
 
-def _noise(client: int, plan: PrivatePlan) -> NoisePlan | HeadNoise:
+def _noise(client: int, plan: PrivatePlan) -> NoisePlan | HeadNoise | VoteNoise:
+    if isinstance(plan, PatePlan):
+        votes = plan.mechanism
+        share = votes.deviation / votes.teachers
+        return VoteNoise(
+            client=client,
+            teachers=votes.teachers,
+            labels=votes.labels,
+            deviation=votes.deviation,
+            label_errors=tuple(label_error(share, top, votes.n_classes) for top in AGREEMENTS),
+        )
     if isinstance(plan, HeadPlan):
         mechanism = plan.mechanism
         return HeadNoise(
@@ -473,10 +562,33 @@ def _spending(private: Sequence[PrivatePlan], observers: tuple[str, ...]) -> tup
             delta=promised.delta,
             observers=observers,
             promised=relation == promised.relation,
+            rows=tuple(f"client {k}" for k in range(len(private))),
             epsilons=tuple(spent(each, relation) for each in private),
         )
-        for relation in sorted(RELATIONS, key=lambda relation: relation != promised.relation)
+        for relation in _promised_first(RELATIONS, promised.relation)
     )
+
+
+def _spending_of_answers(releases: ReleasePlan | None) -> Iterator[Spending]:
+    """The same of noise on answers, in the relations that its mechanism is defined for."""
+    if releases is None:
+        return
+    promised = releases.guarantee
+    for relation in _promised_first(releases.route.relations, promised.relation):
+        epsilons = releases.epsilons(relation)
+        yield Spending(
+            relation=relation,
+            unit=promised.unit,
+            delta=promised.delta,
+            observers=tuple(epsilons),
+            promised=relation == promised.relation,
+            rows=tuple(epsilons),
+            epsilons=tuple(epsilons.values()),
+        )
+
+
+def _promised_first(relations: Sequence[Relation], promised: Relation) -> list[Relation]:
+    return sorted(relations, key=lambda relation: relation != promised)
 
 
 def _rounding(recipe: Recipe) -> dict[str, float]:
@@ -512,16 +624,6 @@ def _claim_lines(promised: Sequence[Claim]) -> list[str]:
         made = [f"{', '.join(names)} about {subject}: {promise}" for promise, names in promises.items()]
         lines += [f"{made[0]}. {reason}"] if len(made) == 1 else [*made, f"to these: {reason}"]
     return lines
-
-
-def _spending_lines(spent: Spending) -> list[str]:
-    """Rounded up, so that a bound stays one."""
-    return [
-        f"client {client}: {math.ceil(e * 1000) / 1000:g}"
-        if math.isfinite(e)
-        else f"client {client}: beyond 10,000"
-        for client, e in enumerate(spent.epsilons)
-    ]
 
 
 def _shortened(rows: Sequence[str]) -> list[str]:

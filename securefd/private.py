@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,7 @@ from securefd.fleet import State
 from securefd.heads import Basis
 from securefd.losses import balanced_cross_entropy
 from securefd.models import ModelSpec
+from securefd.pate import BATCH, STEPS, PatePlan, VoteCounts, usual_teachers
 from securefd.recipe import Recipe
 
 PARTS = 4
@@ -74,11 +75,12 @@ class PrivatePlan(Protocol):
         steps: int,
         counts: NDArray[np.float64] | None,
         basis: Basis | None,
+        public: NDArray[np.float32],
         device: str,
     ) -> State:
         """Run by one client, after it has paid: so many steps on its records; the new weights.
 
-        ``counts``: noisy class counts, or None. ``basis``: of a head.
+        ``counts``: noisy class counts, or None. ``basis``: of a head. ``public``: all public inputs.
         """
 
 
@@ -112,6 +114,7 @@ class DpSgdPlan:
         steps: int,
         counts: NDArray[np.float64] | None,
         basis: Basis | None,
+        public: NDArray[np.float32],
         device: str,
     ) -> State:
         """Take the next steps; with ``counts``, of a balanced softmax."""
@@ -159,6 +162,7 @@ class HeadPlan:
         steps: int,
         counts: NDArray[np.float64] | None,
         basis: Basis | None,
+        public: NDArray[np.float32],
         device: str,
     ) -> State:
         """Draw the noise, and make the head."""
@@ -172,24 +176,40 @@ def charges_of(plan: PrivatePlan) -> list[Charge]:
     return [*counted, plan.charge(sum(plan.parts))]
 
 
-def plan_private(privacy: PrivacyConfig, recipe: Recipe, sizes: Sequence[int]) -> list[PrivatePlan]:
+def plan_private(
+    privacy: PrivacyConfig, recipe: Recipe, sizes: Sequence[int], n_public: int = 0
+) -> list[PrivatePlan]:
     """Size the noise for each client with ``sizes`` records, so that its guarantee is what was asked.
 
-    Raises PrivacyError for a delta that lets a record be published (it must be below 1 / records) or noise
-    that earns no finite epsilon, and ModelError for a model that DP-SGD can't train: all of them before
-    anything is paid for.
+    ``n_public``: how many public inputs there are, for teachers to vote on.
+
+    Raises PrivacyError for a delta that lets a record be published (it must be below 1 / records), noise
+    that earns no finite epsilon, more teachers than records or more labels than public inputs, and ModelError
+    for a model that the route can't train: all of them before anything is paid for.
     """
+    assert privacy.delta is not None
     for size in sizes:
         accounting.check_delta(privacy.delta, size)
-    if privacy.route == "dpsgd":
-        for spec in set(recipe.models):
-            _check_trainable(spec)
-    make = _plan_head if privacy.route == "head" else _plan_dpsgd
-    planned = {size: make(privacy, recipe, size) for size in set(sizes)}
+    for spec in set(recipe.models):
+        _check_trainable(spec, privacy.route)
+    planned = {size: _planned(privacy, recipe, size, n_public) for size in set(sizes)}
     return [planned[size] for size in sizes]
 
 
-def _check_trainable(spec: ModelSpec) -> None:
+def _planned(privacy: PrivacyConfig, recipe: Recipe, size: int, n_public: int) -> PrivatePlan:
+    if privacy.route == "pate":
+        return _plan_pate(privacy, recipe, size, n_public)
+    return (_plan_head if privacy.route == "head" else _plan_dpsgd)(privacy, recipe, size)
+
+
+def _check_trainable(spec: ModelSpec, route: str) -> None:
+    if route == "pate" and spec.is_estimator:
+        raise ModelError(
+            f"model {spec.name!r} can't learn from noisy votes, because it takes whole labels and is "
+            "refitted on its own records; choose a network or head"
+        )
+    if route != "dpsgd":
+        return
     if spec.is_estimator:
         raise ModelError(
             f"model {spec.name!r} can't be trained by DP-SGD, because it doesn't train by gradient steps; "
@@ -229,6 +249,35 @@ def _plan_head(privacy: PrivacyConfig, recipe: Recipe, size: int) -> PrivatePlan
     return HeadPlan(mechanism=mechanism(sized.noise), counts=sized.counts, guarantee=sized.guarantee)
 
 
+def _plan_pate(privacy: PrivacyConfig, recipe: Recipe, size: int, n_public: int) -> PrivatePlan:
+    teachers = usual_teachers(size) if privacy.teachers is None else privacy.teachers
+    if not 2 <= teachers <= size:
+        raise PrivacyError(
+            f"privacy.teachers must be at least 2 and at most a client's records, got {teachers} for {size} "
+            "records; ask for fewer, or have larger clients"
+        )
+    labels = n_public if privacy.labels is None else privacy.labels
+    if not 1 <= labels <= n_public:
+        raise PrivacyError(
+            f"privacy.labels must be at least 1 and at most the number of public inputs, got {labels} for "
+            f"{n_public} inputs; ask for fewer, or add public inputs"
+        )
+
+    def mechanism(noise: float) -> VoteCounts:
+        return VoteCounts.of(noise, teachers=teachers, labels=labels, n_classes=recipe.n_classes)
+
+    sized = _size(privacy, recipe, size, lambda noise: mechanism(noise).charge)
+    return PatePlan(
+        mechanism=mechanism(sized.noise),
+        public=n_public,
+        seed=recipe.seed,
+        teaching=recipe.local(),
+        learning=replace(recipe.local(), loss="squared", steps=STEPS, batch_size=min(BATCH, labels)),
+        counts=sized.counts,
+        guarantee=sized.guarantee,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Sized:
     """What noise a training gets, relative to what one record contributes, and what comes with it."""
@@ -240,10 +289,11 @@ class _Sized:
 
 def _size(privacy: PrivacyConfig, recipe: Recipe, size: int, training: Callable[[float], Charge]) -> _Sized:
     # In a ledger that is shared, a filter counts; its bounds are a little larger.
-    counting = filters if privacy.ledger else accounting
+    counting, delta = filters if privacy.ledger else accounting, privacy.delta
+    assert delta is not None
 
     def cost(charges: Sequence[Charge]) -> float:
-        epsilon: float = counting.spent(charges, privacy.delta, privacy.relation)
+        epsilon: float = counting.spent(charges, delta, privacy.relation)
         return epsilon
 
     asked = privacy.epsilon
@@ -266,33 +316,14 @@ def _size(privacy: PrivacyConfig, recipe: Recipe, size: int, training: Callable[
 
     noise = privacy.noise
     if noise is None:
-        noise = counting.calibrate(charges, asked, privacy.delta, privacy.relation)
+        noise = counting.calibrate(charges, asked, delta, privacy.relation)
     return _Sized(
         noise=noise,
         counts=counts,
         guarantee=Guarantee(
             epsilon=cost(charges(noise)) if privacy.epsilon is None else privacy.epsilon,
-            delta=privacy.delta,
+            delta=delta,
             unit=privacy.unit,
             relation=privacy.relation,
         ),
     )
-
-
-def train_part(
-    spec: ModelSpec,
-    state: State,
-    x: NDArray[np.float32],
-    y: NDArray[np.int64],
-    plan: PrivatePlan,
-    *,
-    steps: int,
-    counts: NDArray[np.float64] | None,
-    basis: Basis | None = None,
-    device: str = "cpu",
-) -> State:
-    """Run by one client, after it has paid: ``steps`` steps of its private training; the new weights.
-
-    ``counts``: noisy class counts, or None.
-    """
-    return plan.train(spec, state, x, y, steps=steps, counts=counts, basis=basis, device=device)

@@ -25,7 +25,7 @@ from securefd.fleet import State
 from securefd.folder import make, read_arrays, write_arrays
 from securefd.heads import Basis
 from securefd.models import ModelSpec
-from securefd.private import PrivatePlan, charges_of, train_part
+from securefd.private import PrivatePlan, charges_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,20 @@ class PrivateClient:
         )
         make(folder)
 
+    def check_budget(self) -> None:
+        """Refuse, before anything is trained, what the ledger can't pay for: BudgetExceeded, as later.
+
+        That is the first access; of a training that has begun, the last parts may be left out.
+        """
+        if self._done():
+            return
+        parts = self._plan.parts
+        first = [self._plan.charge(parts[0])]
+        if self._plan.counts is not None and not self._counts.exists():
+            first = [self._plan.counts.charge, *first]
+        with self._open() as ledger:
+            ledger.check_covers(first, f"training, part 1 of {len(parts)}")
+
     def counts(self, labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float64] | None:
         """Noisy class counts, drawn and paid for once; None where the method uses none."""
         plan = self._plan.counts
@@ -118,6 +132,7 @@ class PrivateClient:
         counts: NDArray[np.float64] | None,
         device: str,
         advance: Callable[[int], None],
+        public: NDArray[np.float32],
         basis: Basis | None = None,
     ) -> State:
         """The privately trained weights: those that are stored, trained on as far as the budget goes."""
@@ -137,15 +152,15 @@ class PrivateClient:
                         raise
                     advance(len(parts) - part)
                     break
-                state = train_part(
+                state = self._plan.train(
                     spec,
                     state,
                     x,
                     y,
-                    self._plan,
                     steps=parts[part],
                     counts=counts,
                     basis=basis,
+                    public=public,
                     device=device,
                 )
                 self._check_finite(state)

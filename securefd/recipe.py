@@ -43,6 +43,7 @@ class Recipe:
     models: tuple[ModelSpec, ...]
     student: ModelSpec | None
     student_steps: int
+    self_training: int
     bits: int
     seed: int
     private: bool
@@ -75,6 +76,7 @@ class Recipe:
             models=models,
             student=student if method.public else None,
             student_steps=config.student.steps,
+            self_training=config.student.self_training,
             bits=_sealing_bits(config, largest) if grid is None else grid,
             seed=config.seed,
             private=_noised(config) == "training",
@@ -94,15 +96,31 @@ class Recipe:
         return any(spec.is_head for spec in self.models)
 
     @property
+    def needs_features(self) -> bool:
+        """Whether anything is made of features of the public set."""
+        starts = self.student is not None and (self.student.is_encoder or self.self_training > 0)
+        return self.has_heads or starts or self.selective
+
+    @property
+    def selective(self) -> bool:
+        """Whether the inputs that are asked about are chosen by what they look like."""
+        return self.settings.selection == "representative"
+
+    @property
     def balanced(self) -> bool:
         """Whether local training is by a balanced softmax."""
         return self.method.local_loss == "balanced"
 
     def queries(self, round: int, n_public: int) -> NDArray[np.int64]:  # noqa: A002
-        """Sorted indices of the public inputs that round ``round`` (from 0) is about."""
+        """Sorted indices of the public inputs that round ``round`` (from 0) is about.
+
+        Where they are chosen by what they look like: places among those chosen, the same in every round.
+        """
         if not self.method.public:
             return np.empty(0, dtype=np.int64)
         count = min(self.settings.queries, n_public)
+        if self.selective:
+            return np.arange(count, dtype=np.int64)
         drawn = generator(self.seed, "queries", round).choice(n_public, size=count, replace=False)
         return np.sort(drawn).astype(np.int64)
 

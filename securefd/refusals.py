@@ -18,7 +18,6 @@ Tables = Mapping[tuple[str, ...], type["BaseModel"]]
 
 LATER: Mapping[str, frozenset[str]] = {
     "method.name": frozenset({"selective", "fedproto"}),
-    "privacy.route": frozenset({"pate", "votes", "nfdp"}),
     "audit.observers": frozenset({"keyholder", "coalition", "label-only"}),
 }
 """Names that are planned. They are refused as such, so that nobody looks for a typing error."""
@@ -36,6 +35,7 @@ _EXAMPLES = {
     "privacy.route": 'route = "dpsgd" under [privacy]',
     "privacy.relation": 'relation = "add-or-remove" or "replace-one" under [privacy]',
     "privacy.delta": "delta = 1e-5 (below 1 / records of a client) under [privacy]",
+    "privacy.sample": "sample = 60 (records that each client trains on) under [privacy]",
     "data.partition.kind": 'kind = "iid" in it',
     "data.partition.alpha": "alpha = 0.5 in it",
     "data.partition.classes": "classes = 2 in it",
@@ -76,6 +76,11 @@ def refusal(key: str, rule: str, value: object, remedy: str) -> ConfigError:
     return ConfigError(f"{key} {rule}, got {shown(value)}; {remedy}")
 
 
+def missing(key: str, generic: str | None = None) -> ConfigError:
+    """Return the error for a key that must be given; ``generic``: the same without positions in lists."""
+    return ConfigError(f"{key} is required, but missing; add {_EXAMPLES.get(generic or key, 'it')}")
+
+
 def unknown_name(key: str, value: str, known: Iterable[str], also: str = "") -> ConfigError:
     """Return the error for a name that isn't one of ``known``; ``also``: what else would do."""
     names = list(known)
@@ -107,7 +112,7 @@ def _sentence(key: str, fault: ErrorDetails, tables: Tables) -> ConfigError:
         return _unknown_key(key, fault, tables)
     if kind in ("missing", "union_tag_not_found"):
         key, generic = (f"{key}.kind", f"{generic}.kind") if kind != "missing" else (key, generic)
-        return ConfigError(f"{key} is required, but missing; add {_EXAMPLES.get(generic, 'it')}")
+        return missing(key, generic)
     if kind in ("literal_error", "union_tag_invalid"):
         choices = context["expected"] if kind == "literal_error" else context["expected_tags"]
         names = [name.strip(" '") for name in choices.replace(" or ", ", ").split(",")]

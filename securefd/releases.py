@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from securefd.config import Config, PrivacyConfig
 from securefd.defenses import accounting, filters
 from securefd.defenses.charges import Charge, RandomisedResponse
-from securefd.defenses.claims import Guarantee, Observer, SealingKind
+from securefd.defenses.claims import Guarantee, Observer, Relation, SealingKind
+from securefd.defenses.confident import Confident, one_hot
 from securefd.defenses.csprng import uniform
 from securefd.defenses.ring import narrowest, tail
 from securefd.defenses.sensitivity import Sensitivity, of_client
@@ -31,15 +32,22 @@ from securefd.rules import n_clients
 Vector = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+CHECK_NOISE = 1.5
+"""Deviation of the noise on how many agree, by that of the noise on each count of an answer."""
+FIGURE_SHARE = 0.02
+"""Of what all rounds cost, as Renyi divergences: for the figure about a run's votes that is printed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasePlan:
     """What noises the answers of every client, and what all rounds cost towards whom.
 
     ``rounds``: what a client's answer holds, round by round. ``share``: one party's noise, or None where
-    answers are randomised with probability ``noise`` instead. ``unknown``: how many shares of the noise each
-    observer doesn't know; observers that aren't named are promised nothing. ``guarantee``: what was asked
-    for; it holds towards all that are named. ``shared``: whether a filter counts, across runs.
+    answers are randomised with probability ``noise`` instead, or where the server releases top classes only,
+    by ``confident``, and with the last ones a figure, under noise of ``figure_variance``. ``unknown``: how
+    many shares of the noise each observer doesn't know; observers that aren't named are promised nothing.
+    ``guarantee``: what was asked for; it holds towards all that are named. ``shared``: whether a filter
+    counts, across runs.
     """
 
     route: Route
@@ -51,6 +59,8 @@ class ReleasePlan:
     unknown: Mapping[Observer, int]
     guarantee: Guarantee
     shared: bool
+    confident: Confident | None = None
+    figure_variance: float | None = None
 
     def charge(self, round: int, unknown: int | None = None) -> Charge | None:  # noqa: A002
         """What one round costs towards whoever doesn't know ``unknown`` shares; None if nothing is asked.
@@ -60,6 +70,9 @@ class ReleasePlan:
         asked = self.rounds[round]
         if not asked.entries:
             return None
+        if self.confident is not None:
+            last = round + 1 == len(self.rounds)
+            return self.confident.charge(asked.queries, self.figure_variance if last else None)
         if self.share is None:
             assert self.noise is not None
             return RandomisedResponse(classes=self.n_classes, noise=self.noise, answers=asked.queries)
@@ -75,14 +88,19 @@ class ReleasePlan:
     def guarantees(self) -> dict[Observer, Guarantee]:
         """What all rounds come to towards each observer."""
         promised = self.guarantee
+        return {
+            observer: replace(promised, epsilon=epsilon)
+            for observer, epsilon in self.epsilons(promised.relation).items()
+        }
+
+    def epsilons(self, relation: Relation) -> dict[Observer, float]:
+        """The same in any relation that the mechanism is defined for; infinite beyond reckoning."""
         counting = filters if self.shared else accounting
         spent = {
-            shares: counting.spent(self.charges(shares), promised.delta, promised.relation)
+            shares: counting.spent(self.charges(shares), self.guarantee.delta, relation)
             for shares in set(self.unknown.values())
         }
-        return {
-            observer: replace(promised, epsilon=spent[shares]) for observer, shares in self.unknown.items()
-        }
+        return {observer: spent[shares] for observer, shares in self.unknown.items()}
 
     def release(self, vector: Vector, round: int) -> tuple[Vector, Vector | None]:  # noqa: A002
         """Run by one client, after it has paid: what it seals of ``vector``, and its noise.
@@ -91,15 +109,21 @@ class ReleasePlan:
         what was drawn is stored, and never drawn again.
         """
         charge = self.charge(round)
-        if charge is None or self.route.name == "central":
+        if charge is None or self.route.trusted:
             return vector, None
         if isinstance(charge, RandomisedResponse):
             return respond(vector, charge, uniform), None
         assert self.share is not None
         return vector, self.share.draw(vector.size)
 
-    def noised_sum(self, total: Vector) -> Vector:
-        """Run by the server, of ``central`` only: the sum that it opened, with all of the noise."""
+    def noised_sum(self, total: Vector, clients: int) -> Vector:
+        """Run by a trusted server: what it releases of the sum over ``clients`` that it opened.
+
+        The sum with all of the noise; or for each query all clients' votes for one class, or none at all.
+        """
+        if self.confident is not None:
+            counts = total.reshape(-1, self.n_classes)
+            return one_hot(self.confident(counts), len(counts), self.n_classes, clients).ravel()
         assert self.share is not None
         return total + self.share.draw(total.size)
 
@@ -112,12 +136,12 @@ class ReleasePlan:
         """Standard deviation of the noise on each entry of a sum that all clients are in, in grid steps."""
         if self.share is None:
             return 0.0
-        shares = 1 if self.route.name == "central" else self.n_clients
+        shares = 1 if self.route.trusted else self.n_clients
         return math.sqrt(self.share.variance * shares)
 
     def sealed_deviation(self, kind: SealingKind) -> float:
         """Of the noise that travels: on each value of a masked sum, or of a plain vector; 0 for none."""
-        if self.share is None or self.route.name == "central":
+        if self.share is None or self.route.trusted:
             return 0.0
         return math.sqrt(self.share.variance) if kind == "plain" else self.deviation
 
@@ -148,6 +172,7 @@ def plan_releases(config: Config, recipe: Recipe, n_public: int) -> ReleasePlan 
     privacy = config.privacy
     if privacy is None or privacy.route not in ROUTES or ROUTES[privacy.route].noised != "answers":
         return None
+    assert privacy.delta is not None
     clients = n_clients(config)
     accounting.check_delta(privacy.delta, clients)
     rounds = tuple(_asked(recipe, queries) for queries in asked_counts(recipe, n_public))
@@ -217,8 +242,24 @@ def _sized(plan: ReleasePlan, privacy: PrivacyConfig, noise: float) -> ReleasePl
     if plan.route.name == "rr":
         return replace(plan, noise=response_noise(plan.n_classes, 1 / noise))
     moved = max(asked.sensitivity.squared(privacy.relation) for asked in plan.rounds if asked.entries)
+    if plan.route.name == "votes":
+        return _voted(plan, privacy, noise**2 * moved)
     variance = noise**2 * moved / min(plan.unknown.values())
     return replace(plan, share=NoiseShare(kind=privacy.mechanism, variance=variance))
+
+
+def _voted(plan: ReleasePlan, privacy: PrivacyConfig, variance: float) -> ReleasePlan:
+    """``variance``: of the noise on each count of an answer, in votes, squared."""
+    assert privacy.threshold is not None
+    ratio = CHECK_NOISE if privacy.threshold_noise is None else privacy.threshold_noise
+    confident = Confident(
+        classes=plan.n_classes,
+        threshold=privacy.threshold,
+        check_variance=ratio**2 * variance,
+        answer_variance=variance,
+    )
+    squared = sum(confident.charge(asked.queries).squared(privacy.relation) for asked in plan.rounds)
+    return replace(plan, confident=confident, figure_variance=1 / (FIGURE_SHARE * squared))
 
 
 def _unknown(config: Config) -> dict[Observer, int]:
@@ -229,7 +270,7 @@ def _unknown(config: Config) -> dict[Observer, int]:
         # What one client sends is noised by that client, whoever else works together.
         everyone: tuple[Observer, ...] = ("server", "peer", "release", "keyholder", "coalition")
         return dict.fromkeys(everyone, 1)
-    if route.name == "central":
+    if route.trusted:
         return {"peer": 1, "release": 1}
     graph = neighbourhood_of(config)
     assert graph is not None

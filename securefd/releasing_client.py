@@ -24,6 +24,20 @@ class ReleasingClient:
         self._account = Account.of(folder, number, privacy, planned=plan.guarantee, charges=plan.charges())
         make(folder)
 
+    def check_budget(self) -> None:
+        """Refuse, before anything is trained, what the ledger can't pay for: BudgetExceeded, as later.
+
+        That is all rounds; of a run that has begun, those that follow are refused when they come.
+        """
+        rounds = range(len(self._plan.rounds))
+        if any(self._path(number).exists() for number in rounds):
+            return
+        with self._account.open() as ledger:
+            ledger.check_covers(self._plan.charges(), "answers of all rounds")
+
+    def _path(self, round: int) -> Path:  # noqa: A002
+        return self._folder / f"release-{round + 1:04d}.safetensors"
+
     def release(self, vector: Vector, round: int) -> tuple[Vector, Vector | None]:  # noqa: A002
         """What this client seals in a round, and its share of the noise; what is stored is sent again.
 
@@ -32,7 +46,7 @@ class ReleasingClient:
         charge = self._plan.charge(round)
         if charge is None:
             return vector, None
-        path = self._folder / f"release-{round + 1:04d}.safetensors"
+        path = self._path(round)
         with self._account.open() as ledger:
             if path.exists():
                 stored = read_arrays(path)

@@ -15,17 +15,20 @@ Noised = Literal["training", "answers"]
 class Route:
     """One row.
 
-    ``noised``: a client's training, once, so that all its answers are free; or each of its ``answers``.
+    ``noised``: a client's training, once, so that all its answers are free; or each of its ``answers``; or
+    None, for nothing, so that nothing is promised.
     ``relations``: those that the mechanism is defined for. ``sealings``: those that it fits. ``votes``:
-    whether a client may answer with one class only. ``what``: in a few words.
+    whether a client may answer with one class only. ``trusted``: the server adds the noise, so that it sees
+    what was answered before. ``what``: in a few words.
     """
 
     name: str
     unit: Unit
-    noised: Noised
+    noised: Noised | None
     relations: tuple[Relation, ...] = RELATIONS
     sealings: tuple[SealingKind, ...]
     votes: bool = False
+    trusted: bool = False
     what: str
 
 
@@ -39,6 +42,13 @@ _ROWS = (
         noised="training",
         sealings=EVERY,
         what="a linear model in each client, on public features",
+    ),
+    Route(
+        name="pate",
+        unit="record",
+        noised="training",
+        sealings=EVERY,
+        what="noisy votes of teachers within each client",
     ),
     Route(
         name="distributed",
@@ -68,7 +78,24 @@ _ROWS = (
         unit="client",
         noised="answers",
         sealings=EVERY,
+        trusted=True,
         what="noise that the server adds to the sum, which it sees",
+    ),
+    Route(
+        name="votes",
+        unit="client",
+        noised="answers",
+        sealings=EVERY,
+        votes=True,
+        trusted=True,
+        what="top classes that the server, which sees the counts of votes, releases where enough agree",
+    ),
+    Route(
+        name="nfdp",
+        unit="record",
+        noised=None,
+        sealings=EVERY,
+        what="training on a sample of each client's records, without noise",
     ),
 )
 

@@ -45,6 +45,7 @@ from securefd.folder import (
 )
 from securefd.heads import Basis
 from securefd.manifest import establish
+from securefd.nfdp import plan_samples, trained_on
 from securefd.planning import promise, promises
 from securefd.private import PrivatePlan, plan_private
 from securefd.private_client import PrivateClient
@@ -55,6 +56,7 @@ from securefd.releasing_client import ReleasingClient
 from securefd.result import Run, load_run, view_path
 from securefd.rules import n_clients, one_group
 from securefd.transcript import PEER, Transcript, transcript_path
+from securefd.voting import VoteServer, release_path
 
 
 def run(config: Config, out: str | Path, progress: Progress | None = None, *, with_local: bool = True) -> Run:
@@ -93,8 +95,8 @@ def pool_of(clients: Sequence[Dataset]) -> tuple[Pool, list[NDArray[np.int64]]]:
 
 
 def basis_of(config: Config, recipe: Recipe, split: Split, folder: Path) -> Basis | None:
-    """What heads stand on: learnt from the public set, kept in the run's ``folder``; None without heads."""
-    if not recipe.has_heads:
+    """What heads, and others, stand on: learnt from the public set, kept in the run's ``folder``; or None."""
+    if not recipe.needs_features:
         return None
     path = folder / "models" / "features.safetensors"
     device = config.performance.device
@@ -128,7 +130,9 @@ class _Runner:
         self.recipe = Recipe.of(config, split.input_shape, split.n_classes)
         self.pool, self.rows = pool_of(split.clients)
         self.plans = self._plans()
+        self.samples = plan_samples(config, [len(client) for client in split.clients])
         self.releases = plan_releases(config, self.recipe, len(split.public))
+        self.votes = VoteServer.of(folder, self.releases)
         self.private: list[PrivateClient] = []
         self.releasing: list[ReleasingClient] = []
         self.lines: list[dict[str, Any]] = []
@@ -148,7 +152,7 @@ class _Runner:
         rounds = self.config.method.rounds
         for name in ("models", "views"):
             make(self.folder / name)
-        self.basis = basis_of(self.config, self.recipe, self.split, self.folder)
+        self.rows = trained_on(self.folder, self.config, self.rows, fresh=not self._checkpoints())
         self.private = [
             PrivateClient(self.folder / "clients" / str(k), k, plan, self.config.privacy)
             for k, plan in enumerate(self.plans)
@@ -159,6 +163,11 @@ class _Runner:
             for k in range(n_clients(self.config))
             if self.releases is not None and self.config.privacy is not None
         ]
+        for client in self.private:
+            client.check_budget()
+        for releasing in self.releasing:
+            releasing.check_budget()
+        self.basis = basis_of(self.config, self.recipe, self.split, self.folder)
         with self.progress.stage("federation", rounds + 2) as advance:
             counts = [
                 client.counts(self.split.clients[k].y, self.split.n_classes)
@@ -205,7 +214,8 @@ class _Runner:
         if not self.recipe.private:
             return []
         assert self.config.privacy is not None
-        return plan_private(self.config.privacy, self.recipe, [len(client) for client in self.split.clients])
+        sizes = [len(client) for client in self.split.clients]
+        return plan_private(self.config.privacy, self.recipe, sizes, len(self.split.public))
 
     def _federation(self, counts: Sequence[NDArray[np.float64] | None]) -> Federations:
         noisy = [c for c in counts if c is not None]
@@ -264,7 +274,7 @@ class _Runner:
             if query:
                 self._record("client", PEER, "query", query)
             opened = self._seal(asked, *self._noised(number, vectors))
-            total = self._noised_sum(number, opened.total)
+            total = self._noised_sum(number, opened)
             (consensus,) = federation.combine(asked, [total], [opened.parts])
             broadcast = self._broadcast(asked, consensus, opened)
             self._record("client", PEER, "broadcast", broadcast)
@@ -279,7 +289,7 @@ class _Runner:
             "clients.accuracy": float(np.mean(accuracies)),
             "seconds": round(time.monotonic() - began, 3),
         }
-        if federation.students is not None:
+        if federation.students is not None and not self.recipe.self_training:
             line["student.accuracy"] = self._accuracy(federation.students.logits(self.split.test.x)[0])
         self._save_view(asked, opened, consensus)
         self._save_round(federation, number + 1, line)
@@ -297,6 +307,7 @@ class _Runner:
                     counts=counts[k],
                     device=self.config.performance.device,
                     advance=advance,
+                    public=self.split.public,
                     basis=self.basis,
                 )
 
@@ -331,23 +342,26 @@ class _Runner:
                 self.sent[k, asked.asked] = vector.reshape(len(asked.asked), -1)
         return opened
 
-    def _noised_sum(self, number: int, total: Vector) -> Vector:
-        """Run by the server: under ``central`` with its noise, drawn once, and stored before anyone hears of
-        it.
+    def _noised_sum(self, number: int, opened: Opened) -> Vector:
+        """Run by the server: where it is trusted, with its noise, drawn once, and stored before anyone hears
+        of it.
         """
-        if self.releases is None or self.releases.route.name != "central" or not total.size:
-            return total
-        path = self.folder / "server" / f"release-{number + 1:04d}.safetensors"
+        if self.releases is None or not self.releases.route.trusted or not opened.total.size:
+            return opened.total
+        path = release_path(self.folder, number)
         if not path.exists():
             make(path.parent)
-            write_arrays(path, {"total": self.releases.noised_sum(total)})
+            arrays = {"total": self.releases.noised_sum(opened.total, len(opened.clients))}
+            if self.votes is not None:
+                arrays |= self.votes.costs(opened.total)
+            write_arrays(path, arrays)
         return np.array(read_arrays(path)["total"])
 
     def _broadcast(self, asked: Asked, consensus: Consensus, opened: Opened) -> bytes:
         """What the round came to, as every client gets it."""
         if not self.recipe.method.public:
             body = exchange.total_body(opened.total)
-        elif self.codec is None:
+        elif self.codec is None or not exchange.answers_all(self.config):
             body = exchange.consensus_body(consensus.fresh)
         else:
             levels = np.rint(consensus.fresh * self.codec.steps).astype(np.int64)
@@ -363,7 +377,7 @@ class _Runner:
             "consensus": consensus.fresh,
             "total": consensus.mean,
         }
-        if self.releases is not None and self.releases.route.name == "central" and m:
+        if self.releases is not None and self.releases.route.trusted and m:
             # What the server opened, not what it broadcast of it.
             of = len(opened.clients)
             arrays["total"] = self.recipe.decoded(opened.total, m, of) / of
@@ -413,19 +427,25 @@ class _Runner:
             "bytes": {"up": up, "down": down},
             "rounds": self.config.method.rounds,
         }
+        notes = [client.note for client in self.private if client.note is not None]
+        if self.votes is not None:
+            outcome = self.votes.outcome()
+            metrics |= outcome.metrics()
+            notes.append(outcome.note())
         write_json(
             self.folder / "result.json",
             {
                 "metrics": metrics,
                 "claims": [asdict(claim) for claim in self._claims()],
-                "notes": [client.note for client in self.private if client.note is not None],
+                "notes": notes,
             },
         )
 
     def _claims(self) -> tuple[Claim, ...]:
         spent = [client.spent() for client in self.private]
         spent += [client.spent() for client in self.releasing]
-        return promises(self.config, self.recipe, promise(self.config, spent, self.releases))
+        noised = promise(self.config, spent, self.releases)
+        return promises(self.config, self.recipe, noised, self.samples)
 
     def _alone(self) -> list[float]:
         with self.progress.stage("each client alone", self.config.method.rounds) as advance:

@@ -37,6 +37,7 @@ name = "balanced"              # fedmd | dsfl | dsfl-power | feddf | cfd | fedct
 #                              # against clients that lie: median | trimmed | geometric | cronus | expguard
 # rounds = 5
 # queries = 500                # public inputs a round; at most the public set
+# selection = "random"         # or representative: in each round the same ones, which stand for many others
 # local_steps = 100            # gradient steps on private records a round
 # digest_steps = 100           # gradient steps on the consensus a round
 # batch_size = 64
@@ -65,12 +66,19 @@ colluders = 1                  # clients that may work with the server; must be 
 # unit = "record"              # record | client
 # route = "dpsgd"              # none | dpsgd (each client trains with noise; trees can't)
 #                              # head (model head in all clients, from one noised sum: for few records)
+#                              # pate (a client's own teachers vote: for many records); with it, teachers = 20
+#                              # and labels = 500: public inputs that they vote on; all, unless given
 #                              # for unit client distributed | local | rr | central: noise on each answer
+#                              # votes: a trusted server releases top classes where enough clients agree;
+#                              # with it, threshold = 2: how many; two in five, unless given; and
+#                              # threshold_noise = 1.5: noise on how many agree, by that on each count
 # relation = "add-or-remove"   # or replace-one; no default
 # epsilon = 8.0                # over all rounds
 #                              # or, instead of epsilon, noise = 1.1: a noise multiplier
 # mechanism = "discrete-gaussian"   # of noise on answers; or skellam
 # delta = 1e-5                 # below 1 / records of a client, or 1 / clients
+#                              # nfdp, for comparison only, promises nothing: instead of all these it takes
+#                              # sample = 60: records that each client trains on, without any noise
 # clip = 1.0                   # L2 norm of one record's gradient
 # learning_rate = 1.0          # of DP-SGD's steps
 # ledger = ""                  # given: spending adds up across runs on the same data
@@ -79,7 +87,9 @@ colluders = 1                  # clients that may work with the server; must be 
 
 [student]
 # model = "mlp"                # the network that is distilled and released; no tree
+#                              # or encoder: it starts from features learnt from the public inputs (images)
 # steps = 500
+# self_training = 0            # rounds that they are cut into, if it labels all public inputs itself (try 4)
 
 [audit]
 # observers = ["server", "peer", "release"]

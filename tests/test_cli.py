@@ -207,7 +207,7 @@ def test_plan_prints_every_default(cli, face, federation) -> None:
     assert "honest_minimum = 2" in done.out
     result = json.loads(cli("plan", federation, "--json").out)
     assert result["epsilon"] == 8.0
-    assert result["config"]["student"] == {"model": "mlp", "steps": 500}
+    assert result["config"]["student"] == {"model": "mlp", "steps": 500, "self_training": 0}
 
 
 def test_run_prints_metrics_claims_and_path(cli, face, federation, tmp_path) -> None:

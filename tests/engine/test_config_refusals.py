@@ -277,7 +277,7 @@ COMBINATIONS = [
     *[
         (
             {"student.model": tree},
-            *("student.model", tree, "must be a network", "choose logistic, mlp, cnn or resnet"),
+            *("student.model", tree, "must be a network", "choose logistic, mlp, cnn, resnet or encoder"),
         )
         for tree in rules.TREES
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 from securefd.config import PrivacyConfig
 from securefd.defenses import accounting
 from securefd.errors import ModelError, PrivacyError
-from securefd.private import COUNTS_SHARE, PARTS, PrivatePlan, plan_private, train_part
+from securefd.fleet import State
+from securefd.private import COUNTS_SHARE, PARTS, PrivatePlan, plan_private
 from securefd.recipe import Recipe
 from tests.engine.samples import DPSGD, N_CLASSES, NET, TREE, config, points, same
 
@@ -31,6 +33,11 @@ def recipe(tmp_path: Path) -> Recipes:
 
 def privacy(**changes: object) -> PrivacyConfig:
     return PrivacyConfig(**{**DPSGD, **changes})  # type: ignore[arg-type]
+
+
+def trained(plan: PrivatePlan, *given: Any, steps: int, counts: Any = None) -> State:
+    """Some steps, of a network that stands on nothing public."""
+    return plan.train(*given, steps=steps, counts=counts, basis=None, public=points(0)[0], device="cpu")
 
 
 def total(plan: PrivatePlan, settings: PrivacyConfig) -> float:
@@ -123,10 +130,10 @@ def test_a_part_trains_what_the_plan_says(recipe: Recipes) -> None:
     spec = made.models[0]
     state = spec.network(0).state_dict()
     before = {name: value.clone() for name, value in state.items()}
-    after = train_part(spec, state, x, y, plan, steps=2, counts=None)
+    after = trained(plan, spec, state, x, y, steps=2)
     assert same(state, before)
     assert not same(after, before)
-    again = train_part(spec, state, x, y, plan, steps=2, counts=None)
+    again = trained(plan, spec, state, x, y, steps=2)
     assert not same(after, again), "noise is drawn anew each time"
 
 
@@ -138,7 +145,7 @@ def test_a_longer_step_moves_further(recipe: Recipes) -> None:
     x, y = points(40)
 
     def moved(rate: float) -> float:
-        after = train_part(spec, state, x, y, replace(plan, learning_rate=rate), steps=4, counts=None)
+        after = trained(replace(plan, learning_rate=rate), spec, state, x, y, steps=4)
         return float(sum((after[name] - state[name]).abs().sum() for name in state))
 
     assert moved(10.0) > 20 * moved(0.01)
@@ -156,7 +163,7 @@ def test_counts_weigh_the_private_loss_too(recipe: Recipes) -> None:
 
     def confidence(counts: list[float] | None) -> float:
         given = None if counts is None else np.array(counts)
-        after = train_part(spec, state, x, y, plan, steps=40, counts=given)
+        after = trained(plan, spec, state, x, y, steps=40, counts=given)
         module = spec.network(0)
         module.load_state_dict(after)
         with torch.no_grad():

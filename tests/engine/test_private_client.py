@@ -15,7 +15,7 @@ from securefd.defenses import filters
 from securefd.errors import BudgetExceeded, ConfigError, LedgerError, ModelError
 from securefd.fleet import State
 from securefd.folder import read_arrays
-from securefd.private import PrivatePlan, plan_private
+from securefd.private import DpSgdPlan, PrivatePlan, plan_private
 from securefd.private_client import PrivateClient
 from securefd.recipe import Recipe
 from tests.engine.samples import DPSGD, N_CLASSES, config, points, same
@@ -40,16 +40,20 @@ class Trained:
         self.paid: list[list[str]] = []
         self.client: PrivateClient | None = None
         self.dies_in: int | None = None
-        self._train: Callable[..., State] = private_client.train_part
-        monkeypatch.setattr(private_client, "train_part", self)
+        real: Callable[..., State] = DpSgdPlan.train
 
-    def __call__(self, *arguments: object, **settings: object) -> State:
+        def train(plan: DpSgdPlan, *arguments: object, **settings: object) -> State:
+            self.note()
+            return real(plan, *arguments, **settings)
+
+        monkeypatch.setattr(DpSgdPlan, "train", train)
+
+    def note(self) -> None:
         assert self.client is not None
         lines = self.client._account.path.read_text().splitlines()
         self.paid.append([line for line in lines if "training" in line])
         if len(self.paid) == self.dies_in:
             raise KeyboardInterrupt
-        return self._train(*arguments, **settings)
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def train(client: PrivateClient, recipe: Recipe, advanced: list[int] | None = No
     spec = recipe.models[0]
     counts = client.counts(Y, N_CLASSES)
     start = spec.network(0).state_dict()
-    return client.train(spec, start, X, Y, counts=counts, device="cpu", advance=told.append)
+    return client.train(spec, start, X, Y, counts=counts, device="cpu", advance=told.append, public=X[:0])
 
 
 def test_each_part_is_paid_for_before_it_is_trained(client, planned, trained: Trained) -> None:
@@ -316,7 +320,7 @@ def test_training_that_diverged_is_not_stored(client, planned, monkeypatch: pyte
     def diverged(*_: object, **__: object) -> State:
         return {"weight": torch.tensor([float("nan")])}
 
-    monkeypatch.setattr("securefd.private_client.train_part", diverged)
+    monkeypatch.setattr(DpSgdPlan, "train", diverged)
     with pytest.raises(ModelError, match=r"lower privacy\.learning_rate"):
         train(client(), recipe)
     assert not client()._model.exists()

@@ -220,7 +220,7 @@ def test_notes_survive_a_later_interruption(tmp_path: Path, settings: Settings) 
         def interrupted(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr("securefd.private_client.train_part", interrupted)
+        patched.setattr("securefd.private.DpSgdPlan.train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(chosen, folder)
     with pytest.MonkeyPatch.context() as patched:

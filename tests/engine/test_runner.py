@@ -301,7 +301,7 @@ def test_what_cannot_be_private_is_refused_before_anything_is_paid_or_trained(
     def trained(*_: object, **__: object) -> None:
         raise AssertionError("trained")
 
-    monkeypatch.setattr("securefd.private_client.train_part", trained)
+    monkeypatch.setattr("securefd.private.DpSgdPlan.train", trained)
     with pytest.raises(error, match=sentence):
         run(settings(*models, privacy={**DPSGD, **privacy}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

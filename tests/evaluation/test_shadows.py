@@ -7,13 +7,13 @@ import pytest
 
 from securefd.cohort import Cohort
 from securefd.errors import AuditError
-from securefd.evaluation import play as playing
 from securefd.evaluation import shadows as module
 from securefd.evaluation.coins import FEW, Coins, always_in, coins_of
 from securefd.evaluation.findings import Finding
 from securefd.evaluation.play import Play, play
 from securefd.evaluation.recipe import audit
 from securefd.evaluation.shadows import CHUNK, Shadows, shadows_of
+from securefd.private import DpSgdPlan
 from securefd.result import Run, load_run
 from securefd.runner import pool_of, run
 from tests.evaluation.runs import DPSGD, config
@@ -165,13 +165,13 @@ def test_only_members_are_learnt_from(plain, shadows, monkeypatch):
 def test_private_shadows_run_the_deployed_training(folder, monkeypatch):
     done = run(config(folder, privacy=DPSGD, name="private"), folder / "private")
     calls = []
-    real = playing.train_part
+    real = DpSgdPlan.train
 
-    def spy(spec, state, x, y, plan, *, steps, counts, basis, device):
+    def spy(plan, spec, state, x, y, *, steps, counts, **settings):
         calls.append((len(x), plan, steps, counts))
-        return real(spec, state, x, y, plan, steps=steps, counts=counts, basis=basis, device=device)
+        return real(plan, spec, state, x, y, steps=steps, counts=counts, **settings)
 
-    monkeypatch.setattr(playing, "train_part", spy)
+    monkeypatch.setattr(DpSgdPlan, "train", spy)
     found = shadows_of(done)
     plans = found.setup.plans
     assert [plan.guarantee.epsilon for plan in plans] == [8.0] * 3
