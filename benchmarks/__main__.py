@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import communication, fleet, homomorphic, mnist, noise, report, scale, sealing
+from benchmarks import client, communication, fleet, homomorphic, mnist, noise, record, report, scale, sealing
 from securefd.errors import SecurefdError
 
-PARTS = ("fleet", "communication", "sealing", "homomorphic", "noise", "scale", "mnist")
-ON_MNIST = ("scale", "mnist")
+PARTS = ("fleet", "communication", "sealing", "homomorphic", "noise", "scale", "client", "record", "mnist")
+ON_MNIST = ("scale", "client", "record", "mnist")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen, method = _selected(given.only)
         if given.mnist is None and set(chosen) & set(ON_MNIST):
             raise _Refused(
-                f"{' and '.join(part for part in chosen if part in ON_MNIST)} must be given the folder of "
+                f"{', '.join(part for part in chosen if part in ON_MNIST)} must be given the folder of "
                 "MNIST's IDX files: add MNIST=folder to make bench (--mnist folder), or choose ONLY=fleet"
             )
         for part in chosen:
@@ -72,6 +72,10 @@ def _measure(part: str, method: str | None, folder: Path) -> None:
         noise.measure()
     elif part == "scale":
         scale.measure(folder)
+    elif part == "client":
+        client.measure(folder)
+    elif part == "record":
+        record.measure(folder)
     else:
         mnist.measure(folder, method)
 

@@ -8,7 +8,20 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import communication, fleet, homomorphic, mnist, noise, scale, sealing, sealing_report
+from benchmarks import (
+    client,
+    client_report,
+    communication,
+    fleet,
+    homomorphic,
+    mnist,
+    noise,
+    record,
+    record_report,
+    scale,
+    sealing,
+    sealing_report,
+)
 from benchmarks.store import kept
 from benchmarks.tables import NOT_RUN, Found, Row, at_least, at_most, table, targets, verdict, where
 
@@ -20,9 +33,10 @@ Cells = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
 HEAD = """# Results
 
 Written by `make bench`, never by hand. `make bench ONLY=name` measures one part again: `fleet`,
-`communication`, `sealing`, `homomorphic`, `noise`, `scale`, `mnist`, or one method on MNIST, as in
-`ONLY=mnist:balanced`; `scale` and `mnist` also need `MNIST=folder`, with MNIST's IDX files. What was measured
-is kept in `benchmarks/results/`. A figure that misses its target is printed as it is.
+`communication`, `sealing`, `homomorphic`, `noise`, `scale`, `client`, `record`, `mnist`, or one method on
+MNIST, as in `ONLY=mnist:balanced`; `scale`, `client`, `record` and `mnist` also need `MNIST=folder`, with
+MNIST's IDX files. What was measured is kept in `benchmarks/results/`. A figure that misses its target is
+printed as it is.
 """
 
 
@@ -38,6 +52,8 @@ def write(place: Path = PLACE) -> None:
             kept(homomorphic.PLACE),
             kept(noise.PLACE),
             mnist.results(),
+            client.results(),
+            record.results(),
         )
     )
     os.replace(partial, place)
@@ -51,6 +67,8 @@ def text(
     of_homomorphic: Mapping[str, Any] | None,
     of_noise: Mapping[str, Any] | None,
     of_mnist: Sequence[Mapping[str, Any]],
+    of_client: Sequence[Mapping[str, Any]] = (),
+    of_record: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The file, from what is there."""
     cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
@@ -65,12 +83,16 @@ def text(
             + sealing_report.masked_targets(of_sealing)
             + sealing_report.homomorphic_targets(of_homomorphic)
             + noise.targets(of_noise)
+            + client_report.targets(of_client)
+            + record_report.targets(of_record)
         ),
         _mnist(cells, of_mnist),
         _communication(of_communication, cells),
         sealing_report.masked(of_sealing),
         sealing_report.homomorphic(of_homomorphic),
         noise.section(of_noise),
+        client_report.section(of_client),
+        record_report.section(of_record),
         _fleet(of_fleet),
         _scale(of_scale),
     )

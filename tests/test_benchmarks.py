@@ -19,15 +19,28 @@ def _importable(monkeypatch):
 def bench(monkeypatch, tmp_path):
     """The command, with nothing kept yet and every measurement replaced by a note that it was asked for."""
     from benchmarks import __main__ as command
-    from benchmarks import communication, fleet, homomorphic, mnist, noise, report, scale, sealing
+    from benchmarks import (
+        client,
+        communication,
+        fleet,
+        homomorphic,
+        mnist,
+        noise,
+        record,
+        report,
+        scale,
+        sealing,
+    )
 
     asked = []
     for part in (fleet, communication, sealing, homomorphic, noise, scale):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "PLACE", tmp_path / f"{name}.json")
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
-    monkeypatch.setattr(mnist, "RESULTS", tmp_path / "mnist")
-    monkeypatch.setattr(mnist, "measure", lambda *given: asked.append(("mnist", *given)))
+    for part in (mnist, client, record):
+        name = part.__name__.removeprefix("benchmarks.")
+        monkeypatch.setattr(part, "RESULTS", tmp_path / name)
+        monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
     monkeypatch.setattr(report.write, "__defaults__", (tmp_path / "RESULTS.md",))
     command.asked, command.place = asked, tmp_path
     yield command
@@ -60,7 +73,7 @@ def lines(text, *starts):
     return [line for line in text.splitlines() if line.startswith(tuple(f"| {start}" for start in starts))]
 
 
-@pytest.mark.parametrize("only", [None, "scale", "mnist", "mnist:balanced"])
+@pytest.mark.parametrize("only", [None, "scale", "client", "record", "mnist", "mnist:balanced"])
 def test_without_mnist_it_says_what_it_needs(bench, only, capsys):
     assert bench.main([] if only is None else ["--only", only]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -82,7 +95,8 @@ def test_all_parts_are_measured_in_turn(bench):
     assert bench.main(["--mnist", "data"]) == 0
     folder = Path("data")
     without = [("fleet",), ("communication",), ("sealing",), ("homomorphic",), ("noise",)]
-    assert bench.asked == [*without, ("scale", folder), ("mnist", folder, None)]
+    on_mnist = [("scale", folder), ("client", folder), ("record", folder), ("mnist", folder, None)]
+    assert bench.asked == [*without, *on_mnist]
     assert (bench.place / "RESULTS.md").exists()
 
 
@@ -94,6 +108,8 @@ def test_all_parts_are_measured_in_turn(bench):
         ("sealing", ("sealing",)),
         ("homomorphic", ("homomorphic",)),
         ("scale", ("scale", Path("data"))),
+        ("client", ("client", Path("data"))),
+        ("record", ("record", Path("data"))),
         ("mnist", ("mnist", Path("data"), None)),
         ("mnist:fedavg", ("mnist", Path("data"), "fedavg")),
     ],
@@ -178,7 +194,7 @@ def test_the_benchmarks_own_architectures_learn_from_images():
 def test_an_empty_report_says_so_everywhere():
     text = written()
     assert lines(text, "`balanced`") == ["| `balanced` | not run | not run | 0 |"] * 2
-    assert text.count("\nnot run\n") == 6
+    assert text.count("\nnot run\n") == 8
     assert "met" not in text.replace("method", "")
     assert "missed" not in text.replace("misses", "")
 
@@ -504,7 +520,7 @@ def test_it_is_a_command():
         [sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("benchmarks: scale and mnist must be given")
+    assert done.stderr.startswith("benchmarks: scale, client, record, mnist must be given")
 
 
 def test_noise_is_measured_beside_opendp_where_it_is_installed(tmp_path):
@@ -540,3 +556,196 @@ def test_noise_is_judged_by_its_slowest(us, verdict):
     assert verdict in lines(text, "discrete Gaussian, µs")[0]
     assert "| 9 | met |" in lines(text, "discrete Gaussian, times")[0]
     assert "not run" in lines(written(), "discrete Gaussian, µs")[0]
+
+
+# --- record level ----------------------------------------------------------------------------------
+
+RECORD_LEVEL = [(row, epsilon) for row in ("head", "dpsgd", "dp-fedavg") for epsilon in (0.5, 1, 2, 4, 8)]
+
+
+def planned_charges(row, epsilon):
+    """What each of 10 clients of 5,000 MNIST records is to pay, as kept; nothing is trained."""
+    from benchmarks import record
+    from securefd import baselines
+    from securefd.defenses.claims import Guarantee
+    from securefd.private import charges_of, plan_private
+    from securefd.recipe import Recipe
+
+    cell = record.Cell(row=row, epsilon=epsilon, seed=1)
+    config = record.configured(cell, Path("mnist"))
+    recipe, sizes = Recipe.of(config, (1, 28, 28), 10), [record.RECORDS] * record.CLIENTS
+    if row == "dp-fedavg":
+        promise = Guarantee(epsilon=epsilon, delta=record.DELTA, unit="record", relation="replace-one")
+        step = record.settings(cell)["step"]
+        steps = baselines.dp_fedavg_steps(recipe, sizes, promise, clip=step["clip"])
+        charges = {(each.charge,) for each in steps}
+    else:
+        charges = {tuple(charges_of(plan)) for plan in plan_private(config.privacy, recipe, sizes)}
+    (same,) = charges
+    return record._written(same)
+
+
+def independent_epsilon(charges):
+    """Of the one charge of a client, for one record replaced: the closed form, or brute force."""
+    import math
+
+    from tests.defenses.test_accounting import gaussian_epsilon, oracle_epsilon
+
+    (charge,) = charges
+    if charge["type"] == "poisson_gaussian":
+        rate, noise, steps = (charge[key] for key in ("sampling_rate", "noise_multiplier", "steps"))
+        return oracle_epsilon(rate, noise, steps, 1e-5, "replace-one")
+    # Noise a million steps of the grid wide: whole numbers make no difference.
+    assert charge["type"] == "discrete_gaussian"
+    assert charge["variance"] > 1e12
+    return gaussian_epsilon(math.sqrt(charge["sensitivity"]["replaced"] / charge["variance"]), 1e-5)
+
+
+@pytest.mark.parametrize(("row", "epsilon"), RECORD_LEVEL)
+def test_epsilon_of_one_record_by_an_independent_accountant(row, epsilon):
+    """Loss distributions are as good as exact; Renyi curves, which `head` is counted by, a tenth above."""
+    exact = independent_epsilon(planned_charges(row, epsilon))
+    assert (0.85 if row == "head" else 0.985) * epsilon < exact < 1.002 * epsilon
+
+
+def test_kept_cells_were_paid_for_as_planned_today():
+    from benchmarks import record
+
+    for found in record.results():
+        cell = record.Cell(**{key: found[key] for key in ("row", "epsilon", "seed")})
+        if found["settings"] == record.settings(cell):
+            assert set(found["records"]) == {5_000}
+            planned = [] if cell.epsilon is None else planned_charges(cell.row, cell.epsilon)
+            assert found["charges"] == planned
+
+
+def test_cells_of_the_record_level():
+    from benchmarks import record
+    from securefd.rules import n_clients
+
+    found = list(record.cells())
+    assert len(found) == len(set(found)) == len({each.name for each in found}) == 3 * 6 * 3
+    assert {each.seed for each in found} == {1, 2, 3}
+    assert {(each.row, each.epsilon) for each in found} == {
+        *RECORD_LEVEL,
+        *((row, None) for row in record.ROWS),
+    }
+    for each in found:
+        config = record.configured(each, Path("mnist"))
+        assert (n_clients(config), config.data.public, config.data.test) == (10, 10_000, "")
+        promise = config.privacy
+        if each.epsilon is None or each.row == "dp-fedavg":
+            assert promise is None
+        else:
+            assert (promise.route, promise.epsilon, promise.delta) == (each.row, each.epsilon, 1e-5)
+            assert (promise.unit, promise.relation) == ("record", "replace-one")
+
+
+def written_idx(folder):
+    """MNIST's files, with digits of 8 x 8."""
+    import struct
+
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for part, rows in (("train", slice(0, 600)), ("t10k", slice(600, 900))):
+        for name, values in (
+            ("images-idx3", digits.images[rows] * 15),
+            ("labels-idx1", digits.target[rows]),
+        ):
+            raw = values.astype(np.uint8)
+            head = bytes((0, 0, 8, raw.ndim)) + struct.pack(f">{raw.ndim}I", *raw.shape)
+            (folder / f"{part}-{name}-ubyte").write_bytes(head + raw.tobytes())
+
+
+@pytest.fixture
+def small_record(monkeypatch, tmp_path):
+    from benchmarks import record
+    from securefd import features
+
+    for name, value in {
+        "RESULTS": tmp_path / "results",
+        "CACHE": tmp_path / "cache",
+        "CLIENTS": 2,
+        "PUBLIC": 200,
+        "STUDENT": {"model": "encoder", "steps": 60, "self_training": 2},
+        "DPSGD": {"batch_size": 20, "local_steps": 6},
+        "DPSGD_PLAIN": {"local_steps": 100},
+        "SHARED": {"batch_size": 20, "rounds": 2, "local_steps": 2},
+        "SHARED_PLAIN": {"rounds": 2, "local_steps": 60},
+    }.items():
+        monkeypatch.setattr(record, name, value)
+    monkeypatch.setitem(features.learn.__kwdefaults__, "steps", 3)
+    written_idx(tmp_path)
+    return record
+
+
+@pytest.mark.parametrize("row", ["head", "dpsgd", "dp-fedavg"])
+def test_a_small_cell_with_and_without_noise(small_record, tmp_path, row, monkeypatch):
+    from securefd import features
+
+    small_record.learn_features(1, tmp_path)
+    monkeypatch.setattr(features, "learn", None)  # once is enough
+    for epsilon in (8.0, None):
+        cell = small_record.Cell(row=row, epsilon=epsilon, seed=1)
+        assert not small_record._done(cell)
+        assert small_record.run_cell(cell, tmp_path).startswith(f"{cell.name}: ")
+        assert small_record._done(cell)
+        (found,) = (each for each in small_record.results() if each["epsilon"] == epsilon)
+        assert found["records"] == [200, 200]
+        if epsilon is None:
+            assert found["charges"] == []
+            assert found["student.accuracy"] > 0.5
+            assert found.get("mean.accuracy", 1.0) >= found.get("alone.accuracy", 0.0)
+        else:
+            assert 6.5 < independent_epsilon(found["charges"]) < 8.02
+        if row != "dp-fedavg":
+            words = found["claims"]["release"]
+            number = words.removeprefix("(epsilon = ").split(",")[0]
+            assert words == "none" if epsilon is None else 7.9 < float(number) <= 8
+            assert words.endswith(") for one record, replace-one") == (epsilon is not None)
+    assert not list((tmp_path / "cache").glob(f"{row}*"))
+
+
+def record_cell(row, epsilon, seed, student, **figures):
+    from benchmarks import record
+
+    cell = record.Cell(row=row, epsilon=epsilon, seed=seed)
+    found = {"row": row, "epsilon": epsilon, "seed": seed, "settings": record.settings(cell)}
+    return {**found, "student.accuracy": student, **figures}
+
+
+def record_text(cells):
+    from benchmarks import report
+
+    return report.text(None, None, None, None, None, None, [], of_record=cells)
+
+
+@pytest.mark.parametrize(("middle", "verdict"), [(0.975, "met"), (0.974, "**missed**")])
+def test_the_student_of_heads_stands_beside_its_targets(middle, verdict):
+    beside = {"mean.accuracy": 0.9, "alone.accuracy": 0.8}
+    cells = [
+        record_cell("head", 2.0, seed, middle + off, **beside)
+        for seed, off in ((1, 0.0), (2, 0.001), (3, -0.001))
+    ]
+    text = record_text([*cells, record_cell("dp-fedavg", None, 1, 0.99)])
+    # Student's t with two degrees of freedom: 4.3027 * 0.001 / sqrt(3) = 0.0025
+    (at_two,) = lines(text, "record level: student of `head`, ε = 2 ")
+    assert at_two.split(" | ")[1:] == ["≥ 97.5%", f"{middle:.2%} ± 0.25", f"{verdict} |"]
+    (at_one,) = lines(text, "record level: student of `head`, ε = 1 ")
+    assert at_one.split(" | ")[1:] == ["≥ 96.0%", "not run", " |"]
+    (student,) = lines(text, "`head`: student")
+    assert student.split(" | ")[1:4] == ["not run", "not run", f"{middle:.2%} ± 0.25"]
+    (alone,) = lines(text, "`head`: a client alone")
+    assert alone.split(" | ")[3] == "80.00% ± 0.00"
+    (shared,) = lines(text, "DP-FedAvg")
+    assert shared.split(" | ")[1:] == [*["not run"] * 5, "99.00% (one seed) |"]
+
+
+def test_record_cells_of_other_settings_are_named_and_not_counted():
+    beside = {"mean.accuracy": 0.9, "alone.accuracy": 0.8}
+    old = record_cell("head", 2.0, 1, 0.99, **beside)
+    old["settings"] = {**old["settings"], "clients": 3}
+    text = record_text([old, record_cell("head", 1.0, 1, 0.97, **beside)])
+    assert "not counted: `head-2-1`." in text
+    assert "not run" in lines(text, "record level: student of `head`, ε = 2 ")[0]

@@ -1,0 +1,289 @@
+"""MNIST, 10 clients of 5,000 records, one record of which is protected: curves over epsilon, and no noise.
+
+Each cell (row, epsilon, seed) is one run, or one baseline, kept as a small JSON file and not run again: a
+killed benchmark goes on with the cells that are left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.store import keep, kept
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "record"
+CACHE = HERE / "cache" / "record"
+
+ROWS = ("head", "dpsgd", "dp-fedavg")
+EPSILONS = (2.0, 1.0, 0.5, 4.0, 8.0, None)
+"""The most important first; None: no noise, and no promise."""
+SEEDS = (1, 2, 3)
+DELTA = 1e-5
+CLIENTS = 10
+RECORDS = 5_000
+PUBLIC = 10_000
+TARGETS = {2.0: 0.975, 1.0: 0.96}
+"""The least accuracy of the student of ``head``, by epsilon."""
+
+# All of these were chosen at epsilon = 2 with the seed 100, on test records that were split off the training
+# images: MNIST's own test images had no part in it.
+STUDENT: dict[str, Any] = {"model": "encoder", "steps": 600, "self_training": 4}
+"""Of ``head`` and of ``dpsgd``, so that only what clients train differs. A cnn of 1,500 steps that learns the
+answers as they are is at 96.5% where this one is at 98.4%; twice its steps bring 0.3 points more."""
+METHOD: dict[str, Any] = {"name": "dsfl", "batch_size": 64, "learning_rate": 1e-3}
+"""Of all rows, but for what follows. Adam trains clients without noise. Of ``dsfl``, ``feddf``, ``votes`` and
+``fedct``, ``dsfl`` taught a cnn most; ``feddf`` is as good for self-training."""
+DPSGD: dict[str, Any] = {"batch_size": 128, "local_steps": 120}
+DPSGD_PLAIN: dict[str, Any] = {"local_steps": 800}
+SHARED: dict[str, Any] = {"batch_size": 128, "rounds": 24, "local_steps": 5}
+SHARED_PLAIN: dict[str, Any] = {"rounds": 8, "local_steps": 100}
+STEP: dict[str, dict[str, float]] = {
+    "dpsgd": {"learning_rate": 1.0, "clip": 1.0},
+    "dp-fedavg": {"learning_rate": 1.0, "clip": 1.0},
+}
+"""Of DP-SGD, within two minutes of a cell. From scratch, the clients' mean answer was at 87.6%; with batches
+of 256 and 60 steps at 84.3%, and 85.0% with a rate of 1.5; with twice the work (512, 60, 1.5) at 86.9%.
+Shared weights were at 86.9%; with 256, 12 rounds of 5 at 84.6%; at a rate of 2 at 83.9%, and in 30 rounds of
+2 at 84.0%; with clip 0.3 and a rate of 3 at 86.6%; with 100 steps of 256, half as much work again, at
+87.1%."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run. ``epsilon``: None without noise."""
+
+    row: str
+    epsilon: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.row}-{'none' if self.epsilon is None else f'{self.epsilon:g}'}-{self.seed}"
+
+
+def cells() -> Iterator[Cell]:
+    """All cells, the most important first."""
+    for seed in SEEDS:
+        for row in ROWS:
+            for epsilon in EPSILONS:
+                yield Cell(row=row, epsilon=epsilon, seed=seed)
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """What decides a cell's figures, besides its own fields."""
+    private = cell.epsilon is not None
+    lengths = {
+        "head": {},
+        "dpsgd": DPSGD if private else DPSGD_PLAIN,
+        "dp-fedavg": SHARED if private else SHARED_PLAIN,
+    }[cell.row]
+    return {
+        "clients": CLIENTS,
+        "public": PUBLIC,
+        "delta": DELTA,
+        "model": "head" if cell.row == "head" else "cnn",
+        "method": {"rounds": 1, "local_steps": 0} | METHOD | lengths,
+        "student": {"model": "cnn"} if cell.row == "dp-fedavg" else STUDENT,
+        "step": STEP.get(cell.row, {}) if private else {},
+    }
+
+
+def results() -> list[dict[str, Any]]:
+    """What has been run."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def measure(mnist: Path, processes: int = 2) -> None:
+    """Run the cells that aren't there, side by side, one thread each."""
+    left = [cell for cell in cells() if not _done(cell)]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    seeds = sorted({cell.seed for cell in left if cell.row != "dp-fedavg"})
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in as_completed([pool.submit(learn_features, seed, mnist) for seed in seeds]):
+            print(done.result(), flush=True)
+        for done in as_completed([pool.submit(run_cell, cell, mnist) for cell in left]):
+            print(done.result(), flush=True)
+    shutil.rmtree(CACHE, ignore_errors=True)  # what was learnt holds for today's code only
+
+
+def _done(cell: Cell) -> bool:
+    """Whether the cell was run with today's settings."""
+    found = kept(RESULTS / f"{cell.name}.json")
+    return found is not None and found["settings"] == settings(cell)
+
+
+def learn_features(seed: int, mnist: Path) -> str:
+    """Learn what heads stand on, of public images and a seed alone: once for all runs of that seed."""
+    from securefd.runner import basis_of, one_thread
+
+    began = time.monotonic()
+    config = configured(Cell(row="head", epsilon=None, seed=seed), mnist)
+    recipe, split = _loaded(config)
+    place = _features(seed)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with one_thread():
+        basis_of(config, recipe, split, place.parent.parent)
+    return f"features of seed {seed}: in {time.monotonic() - began:.1f} s"
+
+
+def run_cell(cell: Cell, mnist: Path) -> str:
+    """Run one cell and keep its figures; a line for a person."""
+    from securefd.runner import one_thread
+
+    began = time.monotonic()
+    with one_thread():
+        figures = _shared(cell, mnist) if cell.row == "dp-fedavg" else _distilled(cell, mnist)
+    found = asdict(cell) | figures | {"settings": settings(cell)}
+    found["seconds"] = round(time.monotonic() - began, 1)
+    keep(RESULTS / f"{cell.name}.json", found)
+    shown = {key: f"{value:.4f}" for key, value in figures.items() if isinstance(value, float)}
+    return f"{cell.name}: {shown} in {found['seconds']} s"
+
+
+def configured(cell: Cell, mnist: Path) -> Any:
+    """The configuration of a cell; that of ``dp-fedavg`` says its data, its model as student, its lengths."""
+    from securefd.config import (
+        ClientGroup,
+        Config,
+        DataConfig,
+        MethodConfig,
+        PerformanceConfig,
+        PrivacyConfig,
+        StudentConfig,
+    )
+
+    chosen = settings(cell)
+    privacy = None
+    if cell.epsilon is not None and cell.row != "dp-fedavg":
+        privacy = PrivacyConfig(
+            unit="record",
+            route=cell.row,
+            relation="replace-one",
+            epsilon=cell.epsilon,
+            delta=DELTA,
+            **chosen["step"],
+        )
+    return Config(
+        name=cell.name,
+        seed=cell.seed,
+        data=DataConfig(source="idx", path=str(mnist), public=PUBLIC, test=""),
+        clients=(ClientGroup(count=CLIENTS, model=chosen["model"]),),
+        method=MethodConfig(queries=PUBLIC, digest_steps=0, **chosen["method"]),
+        privacy=privacy,
+        student=StudentConfig(**chosen["student"]),
+        performance=PerformanceConfig(workers=1),
+    )
+
+
+def _distilled(cell: Cell, mnist: Path) -> dict[str, Any]:
+    """A run, and besides its own figures that of the clients' mean answer to each test image."""
+    from securefd.folder import locked, make, read_bytes, write_bytes
+    from securefd.private import charges_of, plan_private
+    from securefd.runner import run
+
+    config = configured(cell, mnist)
+    digest = hashlib.sha256(json.dumps(settings(cell), sort_keys=True).encode()).hexdigest()
+    folder = CACHE / f"{cell.name}-{digest[:12]}"
+    place = folder / "models" / "features.safetensors"
+    if not place.exists():  # as a run leaves its folder that was killed when it had learnt them
+        make(place.parent)
+        with locked(folder):
+            write_bytes(place, read_bytes(_features(cell.seed)))
+    done = run(config, folder)
+    recipe, split = _loaded(config)
+    sizes = [len(client) for client in split.clients]
+    charged = []
+    if config.privacy is not None:
+        (charged,) = {tuple(charges_of(plan)) for plan in plan_private(config.privacy, recipe, sizes)}
+    figures = {
+        "student.accuracy": done.metrics["student.accuracy"],
+        "mean.accuracy": _mean_accuracy(folder, config, recipe, split),
+        "alone.accuracy": done.metrics["local.accuracy"],
+        "records": sizes,
+        "charges": _written(charged),
+        "claims": {claim.observer: _promised(claim) for claim in done.claims if claim.subject == "records"},
+    }
+    shutil.rmtree(folder)
+    return figures
+
+
+def _mean_accuracy(folder: Path, config: Any, recipe: Any, split: Any) -> float:
+    """Of all clients' mean probabilities, on the test images: what their answers hold before a student."""
+    import torch
+    from scipy.special import softmax
+
+    from securefd import heads
+    from securefd.checkpoint import unpack_state
+    from securefd.fleet import predict
+    from securefd.folder import read_arrays
+    from securefd.runner import basis_of
+
+    basis = basis_of(config, recipe, split, folder)
+    (checkpoint,) = folder.glob("models/round-*.safetensors")
+    arrays, total = read_arrays(checkpoint), 0.0
+    for k, spec in enumerate(recipe.models):
+        state = unpack_state(f"client.{k}", arrays)
+        if spec.is_head:  # what it learnt from its own records; the answers of others have changed the rest
+            assert basis is not None
+            logits = heads.logits(basis, state | {"weight": state["own"]}, split.test.x)
+        else:
+            (logits,) = predict(spec, [state], torch.from_numpy(split.test.x))
+        total = total + softmax(logits, axis=-1)
+    return float((total.argmax(-1) == split.test.y).mean())
+
+
+def _shared(cell: Cell, mnist: Path) -> dict[str, Any]:
+    """Weights shared, with and without noise."""
+    from securefd import baselines
+    from securefd.defenses.claims import Guarantee
+    from securefd.runner import pool_of
+
+    config = configured(cell, mnist)
+    recipe, split = _loaded(config)
+    pool, rows = pool_of(split.clients)
+    sizes = [len(own) for own in rows]
+    charged = []
+    if cell.epsilon is None:
+        logits = baselines.fedavg(recipe, pool, rows, split.test.x)
+    else:
+        step = settings(cell)["step"]
+        promise = Guarantee(epsilon=cell.epsilon, delta=DELTA, unit="record", relation="replace-one")
+        steps = baselines.dp_fedavg_steps(recipe, sizes, promise, clip=step["clip"])
+        (charged,) = {(each.charge,) for each in steps}
+        logits = baselines.dp_fedavg(recipe, pool, rows, split.test.x, promise=promise, **step)
+    accuracy = float((logits.argmax(-1) == split.test.y).mean())
+    return {"student.accuracy": accuracy, "records": sizes, "charges": _written(charged)}
+
+
+def _loaded(config: Any) -> tuple[Any, Any]:
+    from securefd.data.splits import load_split
+    from securefd.recipe import Recipe
+    from securefd.rules import n_clients
+
+    split = load_split(config.data, n_clients(config), config.seed)
+    return Recipe.of(config, split.input_shape, split.n_classes), split
+
+
+def _features(seed: int) -> Path:
+    return CACHE / f"features-{seed}" / "models" / "features.safetensors"
+
+
+def _written(charges: Any) -> list[Any]:
+    """What one client pays, as its ledger writes it; all of them pay the same."""
+    import msgspec
+
+    return [msgspec.to_builtins(charge) for charge in charges]
+
+
+def _promised(claim: Any) -> str:
+    return str(claim.guarantee or claim.assumption or "none")
