@@ -71,6 +71,32 @@ def allowance(epsilon: float, delta: float, order: float) -> float:
     return epsilon - float(_conversion(delta)[ORDERS.index(order)])
 
 
+def zcdp(charges: Iterable[Charge], relation: Relation) -> float | None:
+    """The least rho for which ``charges`` together are rho-zCDP: every divergence is at most rho alpha.
+
+    Bun, Steinke 2016, Definition 1.1 and Lemma 1.7: rhos add up. None where a mechanism has no such bound
+    here, since it would have to hold at every order: DP-SGD's sampled steps, Skellam noise, and sums of
+    shares, which are a little more than zero apart from a discrete Gaussian at every order.
+    """
+    found = 0.0
+    for charge in charges:
+        if isinstance(charge, DiscreteGaussian):
+            found += charge.sensitivity.squared(relation) / (2 * charge.variance)
+        elif isinstance(charge, ConfidentVotes):
+            found += charge.squared(relation) / 2
+        elif isinstance(charge, Votes) and charge.shares == 1:
+            found += charge.as_shares.sensitivity.squared(relation) / (2 * charge.variance)
+        elif isinstance(charge, DiscreteLaplace):
+            pure = charge.parameter * charge.sensitivity * (2 if relation == "replace-one" else 1)
+            found += pure**2 / 2  # Proposition 1.4
+        elif isinstance(charge, PoissonGaussian) and charge.sampling_rate == 1:
+            moved = 2 if relation == "replace-one" else 1
+            found += charge.steps * moved**2 / (2 * charge.noise_multiplier**2)
+        else:
+            return None
+    return found
+
+
 def _conversion(delta: float) -> Curve:
     if not 0 < delta < 1:
         raise PrivacyError(f"delta must be > 0 and < 1, got {delta}")

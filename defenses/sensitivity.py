@@ -55,9 +55,15 @@ def of_client(blocks: Sequence[Block], bits: int) -> Sensitivity:
     - Any other entry is in [0, s], so that two of them differ by at most s.
 
     All that together: replaced = 2 s^2 m + s^2 d (L1: 2 s m + s d), added = s^2 m + s^2 d (L1: s m + s d).
-    For m queries answered with probabilities, soft or one-hot, that is Delta_2 = s sqrt(2 m); for
-    ``balanced`` with its bound B = s on counts, Delta_2 = B sqrt(2 m + C). Several releases compose in the
-    accounting.
+    For m queries answered with probabilities, soft or one-hot, that is Delta_2 = s sqrt(2 m); with clipped
+    logits of C classes, s sqrt(m C); for ``balanced`` with its bound B = s on counts, Delta_2 = B sqrt(2 m +
+    C). Several releases compose in the accounting.
+
+    One record moves the answer of its client no less: what a model answers may change wholly with a single
+    record, since nothing bounds how training follows one, and soft answers have the same bounds. So answers
+    aren't noised for records; what they are computed from is (`dpsgd`, `head`, ``securefd.pate``). Class
+    counts of ``balanced`` are another matter: a record changes one of them by 1, or two if it is replaced
+    (`noise.CountNoise`).
     """
     check_bits(bits)
     levels = (1 << bits) - 1

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from securefd import rules
+from securefd import privacy_rules, rules
 from securefd.errors import ConfigError
 from securefd.refusals import explain
 
@@ -287,9 +287,11 @@ class Config(Table):
             usual = rules.usual_minimum(self.sealing)
             _fill(self, sealing=self.sealing.model_copy(update={"honest_minimum": usual}))
         if self.privacy is not None and self.privacy.route == "votes" and self.privacy.threshold is None:
-            usual = rules.usual_agreement(self)
+            usual = privacy_rules.usual_agreement(self)
             _fill(self, privacy=self.privacy.model_copy(update={"threshold": usual}))
         rules.check(self)
+        if self.privacy is not None:
+            privacy_rules.check(self.privacy, self)
         _fill(self, method=self.method.model_copy(update=rules.method_options(self.method)))
         return self
 

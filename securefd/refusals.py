@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from securefd.errors import ConfigError
@@ -178,3 +178,10 @@ def _printable(key: str) -> str:
 def _nearest(value: str, names: list[str]) -> str:
     close = difflib.get_close_matches(value, names, n=1)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def either(names: Sequence[str]) -> str:
+    """The names, with an "or" before the last one."""
+    if len(names) == 1:
+        return names[0]
+    return f"{', '.join(names[:-1])} or {names[-1]}"

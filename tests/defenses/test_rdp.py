@@ -11,12 +11,14 @@ from scipy.stats import norm, skellam
 
 from securefd.defenses import accounting, rdp
 from securefd.defenses.charges import (
+    ConfidentVotes,
     DiscreteGaussian,
     DiscreteLaplace,
     GaussianShares,
     PoissonGaussian,
     RandomisedResponse,
     Skellam,
+    Votes,
 )
 from securefd.defenses.sensitivity import Sensitivity
 from securefd.errors import PrivacyError
@@ -228,3 +230,35 @@ def test_noise_needs_a_variance(variance):
     ):
         with pytest.raises(PrivacyError, match="variance"):
             make()
+
+
+# --- zero-concentrated differential privacy ---------------------------------------------------------
+
+ZCDP = [
+    DiscreteGaussian(variance=9.0, sensitivity=moved(squared=4, absolute=2)),
+    DiscreteLaplace(parameter=0.3, sensitivity=1),
+    PoissonGaussian(sampling_rate=1.0, noise_multiplier=2.0, steps=3),
+    Votes(variance=50.0, shares=1, answers=4, classes=3),
+    Votes(variance=50.0, shares=1, answers=4, classes=3, turned=True),
+    ConfidentVotes(check_variance=30.0, answer_variance=20.0, queries=5, classes=3),
+]
+
+
+@pytest.mark.parametrize("relation", BOTH)
+@pytest.mark.parametrize("charge", ZCDP, ids=str)
+def test_rho_bounds_every_divergence_and_not_by_more_than_the_curve_does(charge, relation):
+    rho = rdp.zcdp([charge], relation)
+    ratios = rdp.curve(charge, relation) / np.array(rdp.ORDERS)
+    assert ratios.max() <= rho * (1 + 1e-12)
+    assert ratios.max() >= rho * (1 - 1e-9)
+
+
+def test_rhos_add_up_and_some_mechanisms_have_none():
+    first, second = ZCDP[0], ZCDP[5]
+    both = rdp.zcdp([first, second], "replace-one")
+    assert both == pytest.approx(sum(rdp.zcdp([each], "replace-one") for each in (first, second)))
+    assert rdp.zcdp([], "replace-one") == 0
+    sampled = PoissonGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)
+    shared = Votes(variance=50.0, shares=2, answers=4, classes=3)
+    for charge in (sampled, shared):
+        assert rdp.zcdp([first, charge], "replace-one") is None

@@ -364,6 +364,8 @@ class TestOutlook:
         for spent in (own, other):
             assert spent.rows == spent.observers == tuple(plan.unknown)
             assert (spent.unit, spent.delta) == ("client", 1e-3)
+            # A sum of shares is a little more than one discrete Gaussian, at every order.
+            assert [rho is None for rho in spent.rhos] == [route == "distributed"] * len(spent.rows)
             moved = {"add-or-remove": 80, "replace-one": 160}[spent.relation]
             for observer, epsilon in zip(spent.rows, spent.epsilons, strict=True):
                 assert plan.share is not None
@@ -376,7 +378,7 @@ class TestOutlook:
         for table, spent in zip(tables, (own, other), strict=True):
             assert re.findall("add-or-remove|replace-one", table) == [spent.relation]
             assert f"for one client, {spent.relation}, towards each observer\n" in table
-            assert re.findall(r"^  (\w+): [\d.]+$", table, re.M) == list(spent.rows)
+            assert re.findall(r"^  (\w+): [\d.]+(?:, or rho|$)", table, re.M) == list(spent.rows)
 
     def test_a_plan_has_no_table_of_a_relation_that_is_not_defined(self) -> None:
         (spent,) = securefd.plan(written("rr")).spending
