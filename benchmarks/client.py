@@ -31,8 +31,12 @@ DELTA = 1e-5
 CLIENTS = 250
 PUBLIC = 9_000
 HELD_OUT = 10_000
+# Chosen at the noise of epsilon = 2 on another split, of training images alone.
 FEW = 250
-"""Queries of the rows that spend their budget on few: chosen, as all settings were, on training images."""
+"""Queries of the rows that spend their budget on few. 100, 250 and 1,000 were within 0.1 points of each
+other, and 9,000 were 0.1 points better."""
+STUDENT: dict[str, Any] = {"model": "encoder", "steps": 1500, "self_training": 4}
+"""380, 800 and 1,500 steps came to 98.3%, 98.5% and 98.7%."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ def settings(cell: Cell) -> dict[str, Any]:
         "public": PUBLIC,
         "delta": DELTA,
         "method": {"name": "votes", "rounds": 1, "digest_steps": 0},
-        "student": {"model": "encoder", "steps": 380, "self_training": 4},
+        "student": STUDENT,
     }
 
 

@@ -18,7 +18,8 @@ AGREEMENTS = (1.0, 0.9, 0.6)
 HOPELESS = 0.25
 """Of `NoisedAnswers.class_deviation`, where even a consensus of everyone is a quarter noise."""
 WORKABLE = 0.1
-"""The same, where students were seen to learn (MNIST, 250 clients at epsilon = 1: 0.07)."""
+"""The same, where students learnt well (MNIST, 250 clients, 9,000 queries: 0.07 at epsilon = 1, and those
+that train themselves at 0.13 too, epsilon = 0.5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ class NoisedAnswers:
         return (
             f"hopeless: noise for whole clients over {n_clients} of them has a standard deviation of "
             f"{self.deviation:.2g} on each mean answer, and {self.class_deviation:.2g} even on the mean over "
-            "all queries of a class, where a certain answer is 1: protect records instead (route 'dpsgd'), "
-            f"or have {enough:,} clients or more"
+            "all queries of a class, where a certain answer is 1: protect records instead (route 'head' or "
+            f"'dpsgd'), or have {enough:,} clients or more"
         )
 
 
@@ -116,7 +117,7 @@ class ReleasedClasses:
         return (
             f"hopeless: of queries on which all {n_clients} clients agree, {self.answered[0]:.0%} are "
             f"answered under noise of {self.answer:.3g} votes, {self.label_errors[0]:.0%} of these wrongly: "
-            "ask fewer queries, protect records instead (route 'dpsgd'), or have "
+            "ask fewer queries, protect records instead (route 'head' or 'dpsgd'), or have "
             f"{max(enough, n_clients + 1):,} clients or more"
         )
 

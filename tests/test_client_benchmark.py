@@ -89,17 +89,13 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
         "CLIENTS": 6,
         "PUBLIC": 250,
         "HELD_OUT": 200,
+        "STUDENT": {"model": "encoder", "steps": 40, "self_training": 2},
         "ROWS": (client.Row(name="many", what="all", queries=250, threshold=6),),
     }.items():
         monkeypatch.setattr(client, name, value)
-    monkeypatch.setattr(client, "settings", _with_a_short_student(client.settings))
     monkeypatch.setitem(features.learn.__kwdefaults__, "steps", 3)
     written_idx(tmp_path)
     return client
-
-
-def _with_a_short_student(settings: Any) -> Any:
-    return lambda cell: settings(cell) | {"student": {"model": "encoder", "steps": 40, "self_training": 2}}
 
 
 def test_a_small_cell_with_and_without_noise(small: Any, tmp_path: Any) -> None:
