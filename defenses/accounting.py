@@ -32,7 +32,8 @@ FINE = 5_000
 COARSE = 1_000
 """The same while searching for noise; a coarser grid overstates epsilon."""
 REACH = 11
-"""Deviations beyond which a discrete Gaussian is cut off: less than 10^-27 of it is."""
+"""Deviations beyond which a discrete Gaussian is cut off; it is subgaussian, so that at most e^(-REACH^2 / 2)
+of it, 5 in 10^27, lies there, and counts as lost."""
 WIDEST = 5e5
 """Deviation of the widest discrete Gaussian of which a loss distribution is made: about 10^7 losses."""
 HOPELESS = 1e4
@@ -296,8 +297,10 @@ def _moved_integer(moved: int, deviation: float, interval: float) -> Any:
     epsilons = interval * np.arange(-steps, steps + 1)
     bounds = epsilons * deviation**2 / moved + moved / 2
     without = beyond(bounds)
-    charged = np.where(without > 0, np.exp(np.minimum(epsilons, 700)) * without, 0.0)
-    deltas = np.minimum.accumulate(np.clip(beyond(bounds - moved) - charged, 0.0, 1.0))
+    with np.errstate(divide="ignore"):  # e^epsilon alone may be too large for a float
+        charged = np.exp(epsilons + np.log(without))
+    deltas = np.clip(beyond(bounds - moved) - charged + math.exp(-(REACH**2) / 2), 0.0, 1.0)
+    deltas = np.maximum.accumulate(deltas[::-1])[::-1]  # they don't rise, but for the last bits
     return pld.PrivacyLossDistribution(
         pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, -steps, steps, deltas)
     )

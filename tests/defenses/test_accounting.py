@@ -10,6 +10,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from securefd.defenses import accounting, rdp
 from securefd.defenses.accounting import calibrate, check_delta, compose, epsilon, spent
 from securefd.defenses.charges import DiscreteGaussian, DiscreteLaplace, PoissonGaussian, Votes
 from securefd.defenses.sensitivity import Sensitivity
@@ -260,3 +261,28 @@ def test_votes_compose_with_others_and_are_counted_otherwise_when_too_many():
 def test_votes_that_arent_are_refused(wrong):
     with pytest.raises(PrivacyError, match="must be"):
         Votes(**{"variance": 1.0, "shares": 1, "answers": 1, "classes": 2, **wrong})
+
+
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 4.5, 60.0, 2000.0])
+@pytest.mark.parametrize("moved", [1, 7, 300])
+def test_one_integer_that_moves_by_brute_force(moved, deviation):
+    """Every outcome's loss and weight: never less than they come to, and hardly more."""
+    interval = moved * (1 / deviation + moved / deviation**2) / 5_000
+    found = accounting._moved_integer(moved, deviation, interval)
+    edge = math.ceil(13 * deviation) + moved
+    x = np.arange(-edge, edge + 1, dtype=np.float64)
+    weight = np.exp(-(x**2) / (2 * deviation**2))
+    weight /= weight.sum()
+    loss = (moved**2 + 2 * moved * x) / (2 * deviation**2)
+    for epsilon_at in np.array([0.0, 0.3, 1.0, 2.5, 4.0]) * moved * (1 / deviation + moved / deviation**2):
+        exact = float(np.sum(weight * np.maximum(0.0, -np.expm1(np.minimum(epsilon_at - loss, 0)))))
+        delta = found.get_delta_for_epsilon(epsilon_at)
+        assert delta >= exact * (1 - 1e-9)
+        assert delta <= exact * 1.01 + 1e-12 or exact > 0.5  # where there is next to no privacy
+
+
+def test_a_delta_below_what_is_cut_off_proves_nothing():
+    """A loss distribution can't tell there; the Renyi curve can."""
+    charge = Votes(variance=400.0, shares=1, answers=3, classes=2)
+    curve = rdp.epsilon(rdp.total([charge], "replace-one"), 1e-28)
+    assert spent([charge], 1e-28, "replace-one") == curve
