@@ -222,7 +222,8 @@ def _epsilon(parts: Parts, delta: float, relation: Relation, cells: int) -> floa
     for loss in losses[1:]:
         total = total.compose(loss)
     beside = sum(_beside(leaf, count, relation) for leaf, count in parts)
-    return float(total.get_epsilon_for_delta(delta * math.exp(-beside))) + beside
+    # What rounding may have taken off a step of a discrete loss.
+    return (float(total.get_epsilon_for_delta(delta * math.exp(-beside))) + beside) * (1 + 1e-9)
 
 
 def _scale(parts: Sequence[tuple[dp.DpEvent, int]], delta: float) -> float:

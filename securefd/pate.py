@@ -55,7 +55,8 @@ def usual_teachers(records: int) -> int:
 class VoteCounts:
     """Count the votes of ``teachers`` on each of ``labels`` inputs, and add N_Z(0, variance) to each count.
 
-    Unit of privacy: one record. Relation: either, and it costs the same.
+    Unit of privacy: one record. Relation: either, and it costs the same, for a number of teachers that is
+    fixed beforehand: one that follows from the number of records is as unprotected as that is.
 
     **Who teaches whom.** Each record is given to one of the teachers by a uniform draw of its own
     (`assigned`), independent of all other draws and of whatever any record holds. So the draws have the same

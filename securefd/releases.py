@@ -108,6 +108,11 @@ class ReleasePlan:
         ``vector``: ``(d,)`` on the grid. Noise is drawn anew at each call, from the operating system's keys;
         what was drawn is stored, and never drawn again.
         """
+        if vector.size != self.rounds[round].entries:
+            raise PrivacyError(
+                f"an answer of round {round + 1} must have {self.rounds[round].entries} entries, which are "
+                f"paid for, got {vector.size}; plan anew"
+            )
         charge = self.charge(round)
         if charge is None or self.route.trusted:
             return vector, None

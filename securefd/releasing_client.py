@@ -8,7 +8,7 @@ import numpy as np
 
 from securefd.config import PrivacyConfig
 from securefd.defenses.claims import Guarantee
-from securefd.folder import make, read_arrays, write_arrays
+from securefd.folder import make, read_arrays, write_arrays, write_bytes
 from securefd.private_client import Account, tied
 from securefd.releases import ReleasePlan, Vector
 
@@ -57,6 +57,18 @@ class ReleasingClient:
             arrays = {"vector": sealed} | tied(ledger)
             write_arrays(path, arrays if noise is None else arrays | {"noise": noise})
         return sealed, noise
+
+    def hear(self, round: int) -> None:  # noqa: A002
+        """Note that a trusted server's release of this round is known from now on: before it is told."""
+        if not self.has_heard(round):
+            write_bytes(self._heard(round), b"")
+
+    def has_heard(self, round: int) -> bool:  # noqa: A002
+        """Whether it may be known: then it may not be drawn anew, which nobody would have paid for."""
+        return self._heard(round).exists()
+
+    def _heard(self, round: int) -> Path:  # noqa: A002
+        return self._folder / f"heard-{round + 1:04d}"
 
     def spent(self) -> Guarantee:
         """Everything in the ledger, composed."""

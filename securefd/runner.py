@@ -344,17 +344,26 @@ class _Runner:
 
     def _noised_sum(self, number: int, opened: Opened) -> Vector:
         """Run by the server: where it is trusted, with its noise, drawn once, and stored before anyone hears
-        of it.
+        of it. Raises RunError where it is gone, and others have heard of it: answers that are sent again
+        cost nothing, so noise that is drawn again would be paid for by nobody.
         """
         if self.releases is None or not self.releases.route.trusted or not opened.total.size:
             return opened.total
         path = release_path(self.folder, number)
         if not path.exists():
+            if any(client.has_heard(number) for client in self.releasing):
+                raise RunError(
+                    f"{path} must be there, since clients have heard what the server released in round "
+                    f"{number + 1}, and other noise would tell more than was paid for; put it back from a "
+                    "backup, or start another run, with a budget of its own"
+                )
             make(path.parent)
             arrays = {"total": self.releases.noised_sum(opened.total, len(opened.clients))}
             if self.votes is not None:
-                arrays |= self.votes.costs(opened.total)
+                arrays |= self.votes.costs(number, opened.total)
             write_arrays(path, arrays)
+        for client in self.releasing:
+            client.hear(number)
         return np.array(read_arrays(path)["total"])
 
     def _broadcast(self, asked: Asked, consensus: Consensus, opened: Opened) -> bytes:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from securefd.defenses.claims import Guarantee, Observer
 from securefd.defenses.confident import Confident
 from securefd.defenses.data_dependent import WIDEST, Figure, best
-from securefd.folder import make, read_arrays, write_arrays
+from securefd.folder import read_arrays
 from securefd.releases import ReleasePlan, Vector
 
 Arrays = dict[str, NDArray[Any]]
@@ -76,23 +76,30 @@ class VoteServer:
             return None
         return cls(folder=folder, plan=plan, confident=plan.confident)
 
-    def costs(self, total: Vector) -> Arrays:
-        """What one round's counts ``(d,)`` add to the figure: private, and kept by the server."""
+    def costs(self, number: int, total: Vector) -> Arrays:
+        """What the counts ``(d,)`` of round ``number`` add to the figure: private, and kept by the server.
+
+        With the last round comes the figure's ``level``, noised: drawn once, and kept in the one place with
+        all else that was paid for with that round.
+        """
         if self._figure is None:
             return {}
         counts = total.reshape(-1, self.plan.n_classes)
-        return {"cost": self._figure.costs.smooth(counts, self._figure.beta).sum(keepdims=True)}
+        arrays = {"cost": self._figure.costs.smooth(counts, self._figure.beta).sum(keepdims=True)}
+        if number + 1 == len(self.plan.rounds):
+            earlier = sum(float(read_arrays(release_path(self.folder, k))["cost"][0]) for k in range(number))
+            arrays["level"] = np.array([self._figure.level(earlier + float(arrays["cost"][0]))])
+        return arrays
 
     def outcome(self) -> Outcome:
-        """What came of all rounds. The figure's noise is drawn once, and stored before anyone hears of it."""
+        """What came of all rounds."""
         rounds = [read_arrays(release_path(self.folder, number)) for number in range(len(self.plan.rounds))]
         rows = [stored["total"].reshape(-1, self.plan.n_classes) for stored in rounds]
         promised = self.plan.guarantee
         asked = sum(map(len, rows))
         found = None
         if self._figure is not None:
-            cost = float(sum(stored["cost"][0] for stored in rounds))
-            epsilon = self._figure.epsilon(self._level(self._figure, cost), asked)
+            epsilon = self._figure.epsilon(int(rounds[-1]["level"][0]), asked)
             found = Guarantee(
                 epsilon=epsilon, delta=promised.delta, unit=promised.unit, relation=promised.relation
             )
@@ -103,13 +110,6 @@ class VoteServer:
             found=found,
             observers=tuple(self.plan.unknown),
         )
-
-    def _level(self, figure: Figure, cost: float) -> int:
-        path = self.folder / "server" / "figure.safetensors"
-        if not path.exists():
-            make(path.parent)
-            write_arrays(path, {"level": np.array([figure.level(cost)])})
-        return int(read_arrays(path)["level"][0])
 
     @cached_property
     def _figure(self) -> Figure | None:

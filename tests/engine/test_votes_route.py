@@ -16,7 +16,7 @@ from securefd.defenses.charges import ConfidentVotes
 from securefd.defenses.confident import Answered, Confident
 from securefd.defenses.data_dependent import Figure
 from securefd.defenses.ledger import Ledger
-from securefd.errors import ConfigError, PrivacyError
+from securefd.errors import ConfigError, PrivacyError, RunError
 from securefd.evaluation.findings import Finding
 from securefd.evaluation.variants import variant
 from securefd.federation import Federations
@@ -269,7 +269,8 @@ class TestRun:
             counts = np.rint(6 * seen["total"]).astype(np.int64)
             costs += float(made.costs.smooth(counts, made.beta).sum())
             assert made.costs.of(counts).sum() <= made.costs.smooth(counts, made.beta).sum()
-        level = int(read_arrays(run.path / "server" / "figure.safetensors")["level"][0])
+        level = int(read_arrays(voting.release_path(run.path, 1))["level"][0])
+        assert "level" not in read_arrays(voting.release_path(run.path, 0))
         assert run.metrics["votes"]["data dependent"]["epsilon"] == made.epsilon(level, 80)
         # within eight deviations of what the costs come to
         assert abs(level - made._exact(costs)) <= 8 * math.sqrt(made.variance) + 1
@@ -289,12 +290,35 @@ class TestRun:
             with pytest.raises(KeyboardInterrupt):
                 securefd.run(written(), folder)
         assert voting.release_path(folder, 0).read_bytes() == first
-        figure = (folder / "server" / "figure.safetensors").read_bytes()
+        second = voting.release_path(folder, 1).read_bytes()
         monkeypatch.setattr(Confident, "__call__", interrupted)
         monkeypatch.setattr(Figure, "level", interrupted)
         securefd.run(written(), folder)
         assert voting.release_path(folder, 0).read_bytes() == first
-        assert (folder / "server" / "figure.safetensors").read_bytes() == figure
+        assert voting.release_path(folder, 1).read_bytes() == second
+        assert [self.charged(folder, client) for client in range(6)] == [2] * 6
+
+    def test_a_release_that_is_gone_is_not_drawn_anew_once_others_heard_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "run"
+        with monkeypatch.context() as patched:
+            patched.setattr(runner._Runner, "_save_round", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                securefd.run(written(), folder)
+        voting.release_path(folder, 0).unlink()
+        monkeypatch.setattr(Confident, "__call__", interrupted)
+        with pytest.raises(RunError, match=r"release-0001.safetensors must be there.*put it back"):
+            securefd.run(written(), folder)
+
+    def test_one_that_nobody_heard_of_is_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = tmp_path / "run"
+        with monkeypatch.context() as patched:
+            patched.setattr(runner, "write_arrays", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                securefd.run(written(), folder)
+        assert not voting.release_path(folder, 0).exists()
+        securefd.run(written(), folder)
         assert [self.charged(folder, client) for client in range(6)] == [2] * 6
 
     @pytest.mark.parametrize("model", ["logistic", "forest", "head"])
