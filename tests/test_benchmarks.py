@@ -276,24 +276,12 @@ def test_coded_uploads_come_from_the_runs():
 
 def test_a_small_scale_run(monkeypatch, tmp_path):
     from benchmarks import scale
-    from securefd.data.dataset import Dataset
-    from securefd.data.splits import Split
 
-    random = np.random.default_rng(0)
-
-    def dataset(n):
-        names = tuple(map(str, range(10)))
-        return Dataset(
-            x=random.random((n, 1, 28, 28), dtype=np.float32), y=random.integers(0, 10, n), class_names=names
-        )
-
-    split = Split(
-        clients=(dataset(500),), public=np.zeros((0, 1, 28, 28), np.float32), test=dataset(20), encoder=None
-    )
-    monkeypatch.setattr("securefd.data.splits.load_split", lambda *_: split)
+    written_idx(tmp_path)
+    monkeypatch.setattr(scale, "QUERIES", 100)
     scale.measure(tmp_path, clients=2, steps=1, place=tmp_path / "scale.json")
     found = json.loads((tmp_path / "scale.json").read_text())
-    assert found["clients"] == 2
+    assert (found["clients"], found["queries"]) == (2, 100)
     assert found["seconds"] >= found["training seconds"] > 0
 
 

@@ -98,15 +98,17 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     return client
 
 
-def test_a_small_cell(small: Any, tmp_path: Any) -> None:
+def test_a_small_cell_with_and_without_noise(small: Any, tmp_path: Any) -> None:
     small._write_data(tmp_path, whole=False)
     small.learn_features(1)
-    cell = client.Cell(row="many", epsilon=None, seed=1)
-    assert small.run_cell(cell).startswith(f"{cell.name}: ")
-    assert small._done(cell)
-    plain = json.loads((small.RESULTS / "many-none-1.json").read_text())
+    for epsilon in (8.0, None):
+        cell = client.Cell(row="many", epsilon=epsilon, seed=1)
+        assert small.run_cell(cell).startswith(f"{cell.name}: ")
+        assert small._done(cell)
+    noised, plain = (json.loads((small.RESULTS / f"many-{e}-1.json").read_text()) for e in ("8", "none"))
     assert plain["student.accuracy"] > 0.5
     assert plain["charges"] == []
+    assert noised["claims"]["server"].startswith("(epsilon = ")
     assert not list((tmp_path / "cache").glob("many-*"))
 
 

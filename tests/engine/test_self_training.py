@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from securefd import features
+from securefd import features, self_training
 from securefd.config import ClientGroup, Config, DataConfig, MethodConfig, StudentConfig
 from securefd.encoders import InRange
 from securefd.errors import ConfigError, ModelError
@@ -88,17 +88,27 @@ def test_any_number_of_steps_will_do(learnt: Features, rounds: int, steps: int) 
     assert all(bool(value.isfinite().all()) for value in state.values())
 
 
-def test_later_rounds_learn_other_labels(learnt: Features, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_each_round_learns_labels_of_its_own(learnt: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is settled anew, with what the student itself thinks, is what the next round learns."""
+    settled, features, targets = [np.eye(3)[[2] * 240], 9 * np.eye(3)[[1] * 240]], [], []
     original = torch.nn.functional.cross_entropy
 
+    def settle(given: Any, *_: Any) -> Any:
+        features.append(given)
+        return settled[len(features) - 1]
+
     def spy(logits: Any, target: Any, **options: Any) -> Any:
-        seen.append(target.clone())
+        targets.append(set(target.tolist()))
         return original(logits, target, **options)
 
+    monkeypatch.setattr(self_training, "_settled", settle)
     monkeypatch.setattr("securefd.self_training.F.cross_entropy", spy)
     taught(ENCODER, learnt, noisy(EVERY, 3.0), rounds=2, steps=8)
-    assert len(seen) == 8
+    assert targets == [{2}] * 4 + [{1}] * 4
+    public, own = features  # first by what was learnt of them, then by what the student makes of them
+    assert np.array_equal(public, learnt(X))
+    assert own.shape == public.shape
+    assert not np.array_equal(own, public)
 
 
 def test_looks_are_bent_within_the_range_of_the_inputs() -> None:
