@@ -7,18 +7,13 @@ the cells that are left.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.store import keep, kept
+from benchmarks import cells
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "client"
@@ -81,7 +76,7 @@ class Cell:
         return row
 
 
-def cells() -> Iterator[Cell]:
+def table() -> Iterator[Cell]:
     """All cells, the most important first."""
     for epsilon in EPSILONS:
         for row in ROWS:
@@ -104,28 +99,24 @@ def settings(cell: Cell) -> dict[str, Any]:
 
 def results() -> list[dict[str, Any]]:
     """What has been run."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return cells.results(RESULTS)
 
 
 def measure(mnist: Path, processes: int = 2) -> None:
     """Run the cells that aren't there, side by side, one thread each."""
-    left = [cell for cell in cells() if not _done(cell)]
+    left = [cell for cell in table() if not _done(cell)]
     RESULTS.mkdir(parents=True, exist_ok=True)
     for whole in {cell.setting.whole for cell in left}:
         _write_data(mnist, whole)
     seeds = sorted({cell.seed for cell in left})
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(learn_features, seed) for seed in seeds]):
-            print(done.result(), flush=True)
-        for done in as_completed([pool.submit(run_cell, cell) for cell in left]):
-            print(done.result(), flush=True)
+    features = [(learn_features, (seed,)) for seed in seeds]
+    cells.side_by_side(features, [(run_cell, (cell,)) for cell in left], processes=processes)
     shutil.rmtree(CACHE, ignore_errors=True)  # what was learnt holds for today's code only
 
 
 def _done(cell: Cell) -> bool:
     """Whether the cell was run with today's settings."""
-    found = kept(RESULTS / f"{cell.name}.json")
-    return found is not None and found["settings"] == settings(cell)
+    return cells.is_done(RESULTS / f"{cell.name}.json", settings(cell))
 
 
 def configured(cell: Cell) -> Any:
@@ -173,82 +164,37 @@ def configured(cell: Cell) -> Any:
 
 
 def learn_features(seed: int) -> str:
-    """Learn what heads stand on, of public images and a seed alone: once for all runs of that seed."""
-    from securefd.runner import basis_of, one_thread
-
-    began = time.monotonic()
+    """Those of the public images, which are the same on either split."""
     whole = not (_folder(False) / "clients.npz").exists()
-    config = configured(Cell(row="pate" if whole else "many", epsilon=None, seed=seed))
-    recipe, split = _loaded(config)
-    place = _features(seed)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with one_thread():
-        basis_of(config, recipe, split, place.parent.parent)
-    return f"features of seed {seed}: in {time.monotonic() - began:.1f} s"
+    return cells.learn_features(
+        configured(Cell(row="pate" if whole else "many", epsilon=None, seed=seed)), CACHE
+    )
 
 
 def run_cell(cell: Cell) -> str:
     """Run one cell and keep its figures; a line for a person."""
-    from securefd.runner import one_thread
-
-    began = time.monotonic()
-    with one_thread():
-        figures = _distilled(cell)
-    found = asdict(cell) | figures | {"settings": settings(cell)}
-    found["seconds"] = round(time.monotonic() - began, 1)
-    keep(RESULTS / f"{cell.name}.json", found)
-    shown = {key: f"{value:.4f}" for key, value in figures.items() if isinstance(value, float)}
-    return f"{cell.name}: {shown} in {found['seconds']} s"
+    return cells.run_cell(cell, RESULTS / f"{cell.name}.json", settings(cell), lambda: _distilled(cell))
 
 
 def _distilled(cell: Cell) -> dict[str, Any]:
-    import msgspec
-
-    from securefd.folder import locked, make, read_bytes, write_bytes
     from securefd.releases import plan_releases
-    from securefd.runner import run
 
     config = configured(cell)
-    digest = hashlib.sha256(json.dumps(settings(cell), sort_keys=True).encode()).hexdigest()
-    folder = CACHE / f"{cell.name}-{digest[:12]}"
-    place = folder / "models" / "features.safetensors"
-    if not place.exists():  # as a run leaves its folder that was killed when it had learnt them
-        make(place.parent)
-        with locked(folder):
-            write_bytes(place, read_bytes(_features(cell.seed)))
-    done = run(config, folder, with_local=False)
-    recipe, split = _loaded(config)
+    recipe, split = cells.loaded(config)
     planned = plan_releases(config, recipe, len(split.public))
-    figures = {
-        "student.accuracy": done.metrics["student.accuracy"],
-        "charges": [] if planned is None else [msgspec.to_builtins(each) for each in planned.charges()],
-        "deviation": None if planned is None else planned.deviation,
-        "claims": {
-            claim.observer: str(claim.guarantee or "none")
-            for claim in done.claims
-            if claim.subject == "records"
-        },
-        "bytes.up": done.metrics["bytes"]["up"],
-    }
-    shutil.rmtree(folder)
-    return figures
-
-
-def _loaded(config: Any) -> tuple[Any, Any]:
-    from securefd.data.splits import load_split
-    from securefd.recipe import Recipe
-    from securefd.rules import n_clients
-
-    split = load_split(config.data, n_clients(config), config.seed)
-    return Recipe.of(config, split.input_shape, split.n_classes), split
+    folder = cells.run_folder(CACHE, cell, settings(cell))
+    with cells.distilled(config, CACHE, folder, with_local=False) as done:
+        return {
+            "student.accuracy": done.metrics["student.accuracy"],
+            "charges": [] if planned is None else cells.written(planned.charges()),
+            "deviation": None if planned is None else planned.deviation,
+            "claims": cells.promised(done.claims),
+            "bytes.up": done.metrics["bytes"]["up"],
+        }
 
 
 def _folder(whole: bool) -> Path:
     return CACHE / ("whole" if whole else "held-out")
-
-
-def _features(seed: int) -> Path:
-    return CACHE / f"features-{seed}" / "models" / "features.safetensors"
 
 
 def _write_data(mnist: Path, whole: bool) -> None:

@@ -56,7 +56,7 @@ def section(found: Cells) -> str:
 
 
 def _settings() -> str:
-    chosen = client.settings(next(client.cells()))
+    chosen = client.settings(next(client.table()))
     return (
         f"MNIST, {client.CLIENTS} clients of 200 records each, whose models are heads on features learnt "
         f"from the public images: the first {client.PUBLIC:,} test images, without labels. Votes, with "

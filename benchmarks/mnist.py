@@ -6,18 +6,14 @@ kept as a small JSON file and not run again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.store import keep, kept
+from benchmarks import cells
+from benchmarks.store import kept
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "mnist"
@@ -66,7 +62,7 @@ class Cell:
         return f"{self.method}-{self.alpha:g}-{self.seed}"
 
 
-def cells(only: str | None = None) -> Iterator[Cell]:
+def table(only: str | None = None) -> Iterator[Cell]:
     """All cells, the most important first; ``only`` names one method or baseline."""
     named = (*THREE_SEEDS, *(name for name in (*METHODS, *BASELINES) if name not in THREE_SEEDS))
     for seed in range(1, 7):
@@ -85,16 +81,14 @@ def n_seeds(method: str, alpha: float) -> int:
 
 def results() -> list[dict[str, Any]]:
     """What has been run."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return cells.results(RESULTS)
 
 
 def measure(mnist: Path, only: str | None = None, processes: int = 2) -> None:
     """Run the cells that aren't there, side by side, one thread each."""
-    left = [cell for cell in cells(only) if not _done(cell)]
+    left = [cell for cell in table(only) if not _done(cell)]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(run_cell, cell, mnist) for cell in left]):
-            print(done.result(), flush=True)
+    cells.side_by_side([(run_cell, (cell, mnist)) for cell in left], processes=processes)
 
 
 def _done(cell: Cell) -> bool:
@@ -106,17 +100,12 @@ def _done(cell: Cell) -> bool:
 
 def run_cell(cell: Cell, mnist: Path) -> str:
     """Run one cell and keep its figures; a line for a person."""
-    from securefd.runner import one_thread
+    measured = _baseline if cell.method in BASELINES else _method
 
-    began = time.monotonic()
-    with one_thread():
-        figures = _baseline(cell, mnist) if cell.method in BASELINES else _method(cell, mnist)
-    found = asdict(cell) | figures
-    found |= {"settings": settings(), "options": OPTIONS.get(cell.method, {})}
-    found["seconds"] = round(time.monotonic() - began, 1)
-    keep(RESULTS / f"{cell.name}.json", found)
-    shown = {key: f"{value:.4f}" for key, value in figures.items() if isinstance(value, float)}
-    return f"{cell.name}: {shown} in {found['seconds']} s"
+    def measure() -> dict[str, Any]:
+        return measured(cell, mnist) | {"options": OPTIONS.get(cell.method, {})}
+
+    return cells.run_cell(cell, RESULTS / f"{cell.name}.json", settings(), measure)
 
 
 def settings() -> dict[str, Any]:
@@ -177,8 +166,7 @@ def configured(cell: Cell, mnist: Path) -> Any:
 def _method(cell: Cell, mnist: Path) -> dict[str, Any]:
     from securefd.runner import run
 
-    digest = hashlib.sha256(json.dumps(settings(), sort_keys=True).encode()).hexdigest()
-    folder = CACHE / f"{cell.name}-{digest[:12]}"
+    folder = cells.run_folder(CACHE, cell, settings())
     done = run(configured(cell, mnist), folder, with_local=False)
     figures = {
         "clients.accuracy": done.metrics["clients.accuracy"],
@@ -196,14 +184,9 @@ def _baseline(cell: Cell, mnist: Path) -> dict[str, Any]:
     import numpy as np
 
     from securefd import baselines
-    from securefd.data.splits import load_split
-    from securefd.recipe import Recipe
-    from securefd.rules import n_clients
     from securefd.runner import pool_of
 
-    config = configured(cell, mnist)
-    split = load_split(config.data, n_clients(config), config.seed)
-    recipe = Recipe.of(config, split.input_shape, split.n_classes)
+    recipe, split = cells.loaded(configured(cell, mnist))
     pool, rows = pool_of(split.clients)
 
     def accuracy(logits: Any) -> float:

@@ -6,18 +6,13 @@ killed benchmark goes on with the cells that are left.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.store import keep, kept
+from benchmarks import cells
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "record"
@@ -73,7 +68,7 @@ class Cell:
         return f"{self.row}-{'none' if self.epsilon is None else f'{self.epsilon:g}'}-{self.seed}"
 
 
-def cells() -> Iterator[Cell]:
+def table() -> Iterator[Cell]:
     """All cells, the most important first."""
     for seed in SEEDS:
         for row in ROWS:
@@ -102,54 +97,34 @@ def settings(cell: Cell) -> dict[str, Any]:
 
 def results() -> list[dict[str, Any]]:
     """What has been run."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return cells.results(RESULTS)
 
 
 def measure(mnist: Path, processes: int = 2) -> None:
     """Run the cells that aren't there, side by side, one thread each."""
-    left = [cell for cell in cells() if not _done(cell)]
+    left = [cell for cell in table() if not _done(cell)]
     RESULTS.mkdir(parents=True, exist_ok=True)
     seeds = sorted({cell.seed for cell in left if cell.row != "dp-fedavg"})
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(learn_features, seed, mnist) for seed in seeds]):
-            print(done.result(), flush=True)
-        for done in as_completed([pool.submit(run_cell, cell, mnist) for cell in left]):
-            print(done.result(), flush=True)
+    features = [(learn_features, (seed, mnist)) for seed in seeds]
+    cells.side_by_side(features, [(run_cell, (cell, mnist)) for cell in left], processes=processes)
     shutil.rmtree(CACHE, ignore_errors=True)  # what was learnt holds for today's code only
 
 
 def _done(cell: Cell) -> bool:
     """Whether the cell was run with today's settings."""
-    found = kept(RESULTS / f"{cell.name}.json")
-    return found is not None and found["settings"] == settings(cell)
+    return cells.is_done(RESULTS / f"{cell.name}.json", settings(cell))
 
 
 def learn_features(seed: int, mnist: Path) -> str:
-    """Learn what heads stand on, of public images and a seed alone: once for all runs of that seed."""
-    from securefd.runner import basis_of, one_thread
-
-    began = time.monotonic()
-    config = configured(Cell(row="head", epsilon=None, seed=seed), mnist)
-    recipe, split = _loaded(config)
-    place = _features(seed)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with one_thread():
-        basis_of(config, recipe, split, place.parent.parent)
-    return f"features of seed {seed}: in {time.monotonic() - began:.1f} s"
+    """Those of the public images of one seed."""
+    return cells.learn_features(configured(Cell(row="head", epsilon=None, seed=seed), mnist), CACHE)
 
 
 def run_cell(cell: Cell, mnist: Path) -> str:
     """Run one cell and keep its figures; a line for a person."""
-    from securefd.runner import one_thread
-
-    began = time.monotonic()
-    with one_thread():
-        figures = _shared(cell, mnist) if cell.row == "dp-fedavg" else _distilled(cell, mnist)
-    found = asdict(cell) | figures | {"settings": settings(cell)}
-    found["seconds"] = round(time.monotonic() - began, 1)
-    keep(RESULTS / f"{cell.name}.json", found)
-    shown = {key: f"{value:.4f}" for key, value in figures.items() if isinstance(value, float)}
-    return f"{cell.name}: {shown} in {found['seconds']} s"
+    measure = _shared if cell.row == "dp-fedavg" else _distilled
+    place = RESULTS / f"{cell.name}.json"
+    return cells.run_cell(cell, place, settings(cell), lambda: measure(cell, mnist))
 
 
 def configured(cell: Cell, mnist: Path) -> Any:
@@ -189,34 +164,24 @@ def configured(cell: Cell, mnist: Path) -> Any:
 
 def _distilled(cell: Cell, mnist: Path) -> dict[str, Any]:
     """A run, and besides its own figures that of the clients' mean answer to each test image."""
-    from securefd.folder import locked, make, read_bytes, write_bytes
     from securefd.private import charges_of, plan_private
-    from securefd.runner import run
 
     config = configured(cell, mnist)
-    digest = hashlib.sha256(json.dumps(settings(cell), sort_keys=True).encode()).hexdigest()
-    folder = CACHE / f"{cell.name}-{digest[:12]}"
-    place = folder / "models" / "features.safetensors"
-    if not place.exists():  # as a run leaves its folder that was killed when it had learnt them
-        make(place.parent)
-        with locked(folder):
-            write_bytes(place, read_bytes(_features(cell.seed)))
-    done = run(config, folder)
-    recipe, split = _loaded(config)
+    recipe, split = cells.loaded(config)
     sizes = [len(client) for client in split.clients]
     charged = []
     if config.privacy is not None:
         (charged,) = {tuple(charges_of(plan)) for plan in plan_private(config.privacy, recipe, sizes)}
-    figures = {
-        "student.accuracy": done.metrics["student.accuracy"],
-        "mean.accuracy": _mean_accuracy(folder, config, recipe, split),
-        "alone.accuracy": done.metrics["local.accuracy"],
-        "records": sizes,
-        "charges": _written(charged),
-        "claims": {claim.observer: _promised(claim) for claim in done.claims if claim.subject == "records"},
-    }
-    shutil.rmtree(folder)
-    return figures
+    folder = cells.run_folder(CACHE, cell, settings(cell))
+    with cells.distilled(config, CACHE, folder) as done:
+        return {
+            "student.accuracy": done.metrics["student.accuracy"],
+            "mean.accuracy": _mean_accuracy(folder, config, recipe, split),
+            "alone.accuracy": done.metrics["local.accuracy"],
+            "records": sizes,
+            "charges": cells.written(charged),
+            "claims": cells.promised(done.claims),
+        }
 
 
 def _mean_accuracy(folder: Path, config: Any, recipe: Any, split: Any) -> float:
@@ -251,7 +216,7 @@ def _shared(cell: Cell, mnist: Path) -> dict[str, Any]:
     from securefd.runner import pool_of
 
     config = configured(cell, mnist)
-    recipe, split = _loaded(config)
+    recipe, split = cells.loaded(config)
     pool, rows = pool_of(split.clients)
     sizes = [len(own) for own in rows]
     charged = []
@@ -264,28 +229,4 @@ def _shared(cell: Cell, mnist: Path) -> dict[str, Any]:
         (charged,) = {(each.charge,) for each in steps}
         logits = baselines.dp_fedavg(recipe, pool, rows, split.test.x, promise=promise, **step)
     accuracy = float((logits.argmax(-1) == split.test.y).mean())
-    return {"student.accuracy": accuracy, "records": sizes, "charges": _written(charged)}
-
-
-def _loaded(config: Any) -> tuple[Any, Any]:
-    from securefd.data.splits import load_split
-    from securefd.recipe import Recipe
-    from securefd.rules import n_clients
-
-    split = load_split(config.data, n_clients(config), config.seed)
-    return Recipe.of(config, split.input_shape, split.n_classes), split
-
-
-def _features(seed: int) -> Path:
-    return CACHE / f"features-{seed}" / "models" / "features.safetensors"
-
-
-def _written(charges: Any) -> list[Any]:
-    """What one client pays, as its ledger writes it; all of them pay the same."""
-    import msgspec
-
-    return [msgspec.to_builtins(charge) for charge in charges]
-
-
-def _promised(claim: Any) -> str:
-    return str(claim.guarantee or claim.assumption or "none")
+    return {"student.accuracy": accuracy, "records": sizes, "charges": cells.written(charged)}

@@ -248,7 +248,8 @@ def _fits(leaf: Any, count: int, relation: Relation) -> bool:
     """Whether a loss distribution of votes, one entry for each integer within reach, fits into memory."""
     if not isinstance(leaf, VotesEvent):
         return True
-    return math.sqrt(_moved(leaf, count, relation) * leaf.variance * leaf.shares) <= WIDEST
+    moved = _moved(leaf, count, relation)
+    return moved <= REACH * WIDEST and math.sqrt(moved * leaf.variance * leaf.shares) <= WIDEST
 
 
 def _moved(leaf: VotesEvent, count: int, relation: Relation) -> int:

@@ -161,7 +161,7 @@ class Journal:
         )
 
     def _sync(self) -> None:
-        _flush(self._descriptor)
+        flush(self._descriptor)
         # Its name must be on the disk too.
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -170,7 +170,8 @@ class Journal:
             os.close(folder)
 
 
-def _flush(descriptor: int) -> None:
+def flush(descriptor: int) -> None:
+    """Have what was written survive a power cut."""
     # macOS keeps fsynced data in the drive's cache; this call empties that too.
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is None:

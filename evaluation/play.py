@@ -17,6 +17,7 @@ from securefd.checkpoint import pack_state
 from securefd.cohort import Pool
 from securefd.defenses.sealing import PartialSum
 from securefd.federation import Federations
+from securefd.given import Given
 from securefd.heads import Basis
 from securefd.nfdp import Sampled, plan_samples
 from securefd.private import PrivatePlan, plan_private
@@ -165,15 +166,14 @@ def _train_privately(
     clients = federations.clients
     for index, member in enumerate(clients.members):
         plan = setup.plans[member.client]
+        given = Given(
+            spec=member.model,
+            x=setup.pool.x[member.rows],
+            y=setup.pool.y[member.rows],
+            public=setup.public,
+            counts=None if counts is None else counts[member.federation][member.client],
+            basis=setup.basis,
+            device=setup.device,
+        )
         for steps in plan.parts:
-            clients.states[index] = plan.train(
-                member.model,
-                clients.states[index],
-                setup.pool.x[member.rows],
-                setup.pool.y[member.rows],
-                steps=steps,
-                counts=None if counts is None else counts[member.federation][member.client],
-                basis=setup.basis,
-                public=setup.public,
-                device=setup.device,
-            )
+            clients.states[index] = plan.train(given, clients.states[index], steps)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from securefd.defenses.journal import flush
 from securefd.errors import RunError, RunLocked
 
 LOCK = "run.lock"
@@ -33,7 +34,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
         os.replace(partial, path)
         _sync(path.parent)
     except OSError as error:

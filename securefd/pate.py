@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from securefd.defenses.samplers import LARGEST_DEVIATION, discrete_gaussian
 from securefd.errors import DataError, PrivacyError
 from securefd.features import width
 from securefd.fleet import Lesson, Objective, State, initial, predict, train
-from securefd.heads import Basis
+from securefd.given import Given
 from securefd.models import ModelSpec
 from securefd.rng import generator
 
@@ -156,43 +156,24 @@ class PatePlan:
         """That of all votes at once."""
         return self.mechanism.charge
 
-    def train(
-        self,
-        spec: ModelSpec,
-        state: State,
-        x: Inputs,
-        y: Integers,
-        *,
-        steps: int,
-        counts: NDArray[np.float64] | None,
-        basis: Basis | None,
-        public: Inputs,
-        device: str,
-    ) -> State:
+    def train(self, given: Given, state: State, steps: int) -> State:
         """Teach teachers, count their votes with noise, and learn from the counts alone."""
-        asked = public[self.asked()]
-        rows = assigned(len(x), self.mechanism.teachers)
-        votes = self._votes(spec, x, y, rows, asked, basis, device)
-        return self._learnt(spec, state, asked, self.mechanism(votes), basis, device)
+        asked = given.public[self.asked()]
+        votes = self._votes(given, assigned(len(given.x), self.mechanism.teachers), asked)
+        # From here on nothing looks at a record.
+        public_only = replace(given, x=given.x[:0], y=given.y[:0])
+        return self._learnt(public_only, state, asked, self.mechanism(votes))
 
     def asked(self) -> Integers:
         """Sorted indices of the public inputs that teachers vote on."""
         draw = generator(self.seed, "labels")
         return np.sort(draw.choice(self.public, size=self.mechanism.labels, replace=False)).astype(np.int64)
 
-    def _votes(
-        self,
-        spec: ModelSpec,
-        x: Inputs,
-        y: Integers,
-        rows: Sequence[Integers],
-        asked: Inputs,
-        basis: Basis | None,
-        device: str,
-    ) -> Integers:
+    def _votes(self, given: Given, rows: Sequence[Integers], asked: Inputs) -> Integers:
         """``(teachers, labels)`` top classes; row t is a function of the records in ``rows[t]`` only."""
+        spec, basis, device = given.spec, given.basis, given.device
         # The part of a teacher without records: a public input, of the first class.
-        x, y = np.concatenate([x, asked[:1]]), np.append(y, 0)
+        x, y = np.concatenate([given.x, asked[:1]]), np.append(given.y, 0)
         taught = [own if len(own) else np.array([len(x) - 1]) for own in rows]
         if spec.is_head:
             assert basis is not None, "a head needs a basis"
@@ -208,27 +189,19 @@ class PatePlan:
         votes: Integers = predict(spec, states, torch.from_numpy(asked), device=device).argmax(-1)
         return votes
 
-    def _learnt(
-        self,
-        spec: ModelSpec,
-        state: State,
-        asked: Inputs,
-        noised: Integers,
-        basis: Basis | None,
-        device: str,
-    ) -> State:
+    def _learnt(self, given: Given, state: State, asked: Inputs, noised: Integers) -> State:
         """Post-processing: of noised counts ``(labels, n_classes)`` and public inputs."""
-        if spec.is_head:
-            assert basis is not None, "a head needs a basis"
-            dimensions = worthwhile(self.mechanism, at_most=width(spec.shape))
-            return heads.counted(basis, asked, noised, self.mechanism.teachers, dimensions)
+        if given.spec.is_head:
+            assert given.basis is not None, "a head needs a basis"
+            dimensions = worthwhile(self.mechanism, at_most=width(given.spec.shape))
+            return heads.counted(given.basis, asked, noised, self.mechanism.teachers, dimensions)
         lesson = Lesson(
             x=torch.from_numpy(asked),
             target=torch.from_numpy((noised / self.mechanism.teachers).astype(np.float32)),
             rows=np.arange(len(asked)),
             order=generator(self.seed, "pupil", "order"),
         )
-        (learnt,) = self._trained(spec, [state], [lesson], self.learning, device)
+        (learnt,) = self._trained(given.spec, [state], [lesson], self.learning, given.device)
         return learnt
 
     def _trained(

@@ -205,6 +205,7 @@ def plan(config: Config) -> Plan:
     )
     samples = plan_samples(config, sizes)
     releases = plan_releases(config, recipe, len(split.public))
+    shared = config.privacy is not None and bool(config.privacy.ledger)
     setting_up = time.monotonic() - began
     answers = None if releases is None else outlook(releases, recipe.bits)
     student = None if recipe.student is None else _weights(recipe.student)
@@ -218,7 +219,7 @@ def plan(config: Config) -> Plan:
         graph=neighbourhood_of(together),
         sampled=samples,
         noise=tuple(noise_of(k, each) for k, each in enumerate(private)),
-        spending=(*of_training(private, tuple(sees)), *of_answers(releases)),
+        spending=(*of_training(private, tuple(sees), shared=shared), *of_answers(releases)),
         answers=answers,
         bits=recipe.bits,
         rounding=_rounding(recipe),

@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from securefd import heads
@@ -30,7 +28,7 @@ from securefd.defenses.noise import CountNoise
 from securefd.errors import ModelError, PrivacyError
 from securefd.features import width
 from securefd.fleet import State
-from securefd.heads import Basis
+from securefd.given import Given
 from securefd.losses import balanced_cross_entropy
 from securefd.models import ModelSpec
 from securefd.pate import BATCH, STEPS, PatePlan, VoteCounts, usual_teachers
@@ -65,23 +63,8 @@ class PrivatePlan(Protocol):
     def charge(self, steps: int) -> Charge:
         """What so many steps cost."""
 
-    def train(
-        self,
-        spec: ModelSpec,
-        state: State,
-        x: NDArray[np.float32],
-        y: NDArray[np.int64],
-        *,
-        steps: int,
-        counts: NDArray[np.float64] | None,
-        basis: Basis | None,
-        public: NDArray[np.float32],
-        device: str,
-    ) -> State:
-        """Run by one client, after it has paid: so many steps on its records; the new weights.
-
-        ``counts``: noisy class counts, or None. ``basis``: of a head. ``public``: all public inputs.
-        """
+    def train(self, given: Given, state: State, steps: int) -> State:
+        """Run by one client, after it has paid: so many steps on its records; the new weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,37 +87,25 @@ class DpSgdPlan:
         """That of the mechanism for so many steps."""
         return self.mechanism.part(steps).charge
 
-    def train(
-        self,
-        spec: ModelSpec,
-        state: State,
-        x: NDArray[np.float32],
-        y: NDArray[np.int64],
-        *,
-        steps: int,
-        counts: NDArray[np.float64] | None,
-        basis: Basis | None,
-        public: NDArray[np.float32],
-        device: str,
-    ) -> State:
-        """Take the next steps; with ``counts``, of a balanced softmax."""
-        module = spec.network(0)
+    def train(self, given: Given, state: State, steps: int) -> State:
+        """Take the next steps; with class counts, of a balanced softmax."""
+        module = given.spec.network(0)
         module.load_state_dict(state)
-        prior = torch.zeros(spec.n_classes) if counts is None else log_prior(counts)
-        prior = prior.to(device)
+        prior = torch.zeros(given.spec.n_classes) if given.counts is None else log_prior(given.counts)
+        prior = prior.to(given.device)
 
         def loss(outputs: Tensor, labels: Tensor) -> Tensor:
             return balanced_cross_entropy(outputs, labels, prior)
 
         dpsgd.train(
             module,
-            x,
-            y,
+            given.x,
+            given.y,
             mechanism=self.mechanism.part(steps),
             learning_rate=self.learning_rate,
             expected_batch=self.expected_batch,
             loss=loss,
-            device=device,
+            device=given.device,
         )
         return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
@@ -152,22 +123,10 @@ class HeadPlan:
         """That of the one release."""
         return self.mechanism.charge
 
-    def train(
-        self,
-        spec: ModelSpec,
-        state: State,
-        x: NDArray[np.float32],
-        y: NDArray[np.int64],
-        *,
-        steps: int,
-        counts: NDArray[np.float64] | None,
-        basis: Basis | None,
-        public: NDArray[np.float32],
-        device: str,
-    ) -> State:
+    def train(self, given: Given, state: State, steps: int) -> State:
         """Draw the noise, and make the head."""
-        assert basis is not None, "a head needs a basis"
-        return heads.released(basis, x, y, self.mechanism)
+        assert given.basis is not None, "a head needs a basis"
+        return heads.released(given.basis, given.x, given.y, self.mechanism)
 
 
 def charges_of(plan: PrivatePlan) -> list[Charge]:

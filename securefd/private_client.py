@@ -23,8 +23,7 @@ from securefd.defenses.witness import FolderWitness, Receipts
 from securefd.errors import BudgetExceeded, ConfigError, ModelError
 from securefd.fleet import State
 from securefd.folder import make, read_arrays, write_arrays
-from securefd.heads import Basis
-from securefd.models import ModelSpec
+from securefd.given import Given
 from securefd.private import PrivatePlan, charges_of
 
 
@@ -122,19 +121,7 @@ class PrivateClient:
                 write_arrays(path, {"counts": noisy} | tied(ledger))
         return np.asarray(read_arrays(path)["counts"], dtype=np.float64)
 
-    def train(
-        self,
-        spec: ModelSpec,
-        state: State,
-        x: NDArray[np.float32],
-        y: NDArray[np.int64],
-        *,
-        counts: NDArray[np.float64] | None,
-        device: str,
-        advance: Callable[[int], None],
-        public: NDArray[np.float32],
-        basis: Basis | None = None,
-    ) -> State:
+    def train(self, given: Given, state: State, *, advance: Callable[[int], None]) -> State:
         """The privately trained weights: those that are stored, trained on as far as the budget goes."""
         parts = self._plan.parts
         done = self._done()
@@ -152,17 +139,7 @@ class PrivateClient:
                         raise
                     advance(len(parts) - part)
                     break
-                state = self._plan.train(
-                    spec,
-                    state,
-                    x,
-                    y,
-                    steps=parts[part],
-                    counts=counts,
-                    basis=basis,
-                    public=public,
-                    device=device,
-                )
+                state = self._plan.train(given, state, parts[part])
                 self._check_finite(state)
                 stored = pack_state("model", state) | {"parts": np.array([part + 1])}
                 write_arrays(self._model, stored | tied(ledger))

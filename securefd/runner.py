@@ -43,6 +43,7 @@ from securefd.folder import (
     write_bytes,
     write_json,
 )
+from securefd.given import Given
 from securefd.heads import Basis
 from securefd.manifest import establish
 from securefd.nfdp import plan_samples, trained_on
@@ -299,17 +300,16 @@ class _Runner:
         with self.progress.stage("private training", sum(len(plan.parts) for plan in self.plans)) as advance:
             for k, client in enumerate(self.private):
                 own = self.split.clients[k]
-                clients.states[k] = client.train(
-                    clients.members[k].model,
-                    clients.states[k],
-                    own.x,
-                    own.y,
-                    counts=counts[k],
-                    device=self.config.performance.device,
-                    advance=advance,
+                given = Given(
+                    spec=clients.members[k].model,
+                    x=own.x,
+                    y=own.y,
                     public=self.split.public,
+                    counts=counts[k],
                     basis=self.basis,
+                    device=self.config.performance.device,
                 )
+                clients.states[k] = client.train(given, clients.states[k], advance=advance)
 
     def _noised(self, number: int, vectors: Sequence[Vector]) -> tuple[list[Vector], list[Vector] | None]:
         """What clients seal, and their noise, if their answers are noised: paid for, and stored."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from securefd.defenses import accounting, rdp
+from securefd.defenses import accounting, filters, rdp
 from securefd.defenses.claims import RELATIONS, Relation, Unit
 from securefd.outlook import AGREEMENTS, label_error
 from securefd.pate import PatePlan
@@ -155,14 +155,17 @@ def noise_of(client: int, plan: PrivatePlan) -> NoisePlan | HeadNoise | VoteNois
     )
 
 
-def of_training(private: Sequence[PrivatePlan], observers: tuple[str, ...]) -> tuple[Spending, ...]:
-    """The relation of the promise first, then the other one."""
+def of_training(
+    private: Sequence[PrivatePlan], observers: tuple[str, ...], *, shared: bool
+) -> tuple[Spending, ...]:
+    """The relation of the promise first, then the other one. ``shared``: whether a filter counts."""
     if not private:
         return ()
-    promised = private[0].guarantee
+    promised, counting = private[0].guarantee, filters if shared else accounting
 
     def spent(plan: PrivatePlan, relation: Relation) -> float:
-        return accounting.spent(charges_of(plan), promised.delta, relation)
+        epsilon: float = counting.spent(charges_of(plan), promised.delta, relation)
+        return epsilon
 
     return tuple(
         Spending(

@@ -27,6 +27,7 @@ from securefd.defenses.shares import NoiseShare
 from securefd.encoders import encoder
 from securefd.features import Features
 from securefd.fleet import Lesson, Objective, initial, predict, stack_size, train
+from securefd.given import Given
 from securefd.methods import Own
 from securefd.models import ModelSpec, Shape
 from securefd.private import DpSgdPlan
@@ -120,10 +121,11 @@ def private_training(spec: ModelSpec, plan: DpSgdPlan, records: int, *, device: 
     rows = min(records, max(fitting, math.ceil(plan.expected_batch)))
     rate = plan.expected_batch / rows
     some = replace(plan, mechanism=replace(plan.mechanism, sampling_rate=rate))
-    x, y, state = _zeros(rows, spec.shape), np.zeros(rows, dtype=np.int64), initial(spec, 0)
+    x, state = _zeros(rows, spec.shape), initial(spec, 0)
+    given = Given(spec=spec, x=x, y=np.zeros(rows, dtype=np.int64), public=x[:1], device=device)
 
     def taken(steps: int) -> None:
-        some.train(spec, state, x, y, steps=steps, counts=None, basis=None, public=x[:1], device=device)
+        some.train(given, state, steps)
 
     taken(1)
     step = slope(taken, device)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from securefd.defenses.claims import Guarantee, Observer
 from securefd.defenses.confident import Confident
 from securefd.defenses.data_dependent import WIDEST, Figure, best
+from securefd.errors import RunError
 from securefd.folder import read_arrays
 from securefd.releases import ReleasePlan, Vector
 
@@ -85,15 +86,18 @@ class VoteServer:
         if self._figure is None:
             return {}
         counts = total.reshape(-1, self.plan.n_classes)
-        arrays = {"cost": self._figure.costs.smooth(counts, self._figure.beta).sum(keepdims=True)}
+        arrays = {
+            "cost": self._figure.costs.smooth(counts, self._figure.beta).sum(keepdims=True),
+            "figure": self._made_for,
+        }
         if number + 1 == len(self.plan.rounds):
-            earlier = sum(float(read_arrays(release_path(self.folder, k))["cost"][0]) for k in range(number))
+            earlier = sum(float(self._stored(k)["cost"][0]) for k in range(number))
             arrays["level"] = np.array([self._figure.level(earlier + float(arrays["cost"][0]))])
         return arrays
 
     def outcome(self) -> Outcome:
         """What came of all rounds."""
-        rounds = [read_arrays(release_path(self.folder, number)) for number in range(len(self.plan.rounds))]
+        rounds = [self._stored(number) for number in range(len(self.plan.rounds))]
         rows = [stored["total"].reshape(-1, self.plan.n_classes) for stored in rounds]
         promised = self.plan.guarantee
         asked = sum(map(len, rows))
@@ -110,6 +114,23 @@ class VoteServer:
             found=found,
             observers=tuple(self.plan.unknown),
         )
+
+    def _stored(self, number: int) -> Arrays:
+        """What was released in a round. Raises RunError for costs in the terms of another figure."""
+        path = release_path(self.folder, number)
+        stored = read_arrays(path)
+        if self._figure is not None and not np.array_equal(stored["figure"], self._made_for):
+            raise RunError(
+                f"{path} must hold costs of order and beta {self._made_for.tolist()}, which follow from the "
+                f"plan, got {stored['figure'].tolist()}; finish the run with the versions that began it"
+            )
+        return stored
+
+    @property
+    def _made_for(self) -> NDArray[np.float64]:
+        """Order and beta of the figure."""
+        assert self._figure is not None
+        return np.array([self._figure.costs.order, self._figure.beta])
 
     @cached_property
     def _figure(self) -> Figure | None:

@@ -160,20 +160,20 @@ def test_cells_cover_every_method_that_takes_a_mean_and_the_main_ones_several_ti
     from securefd.methods import METHODS
 
     assert set(mnist.METHODS) == {name for name, row in METHODS.items() if not row.individual}
-    found = list(mnist.cells())
+    found = list(mnist.table())
     assert len(found) == len(set(found))
     for method in (*mnist.METHODS, *mnist.BASELINES):
         for alpha in mnist.ALPHAS:
             seeds = 6 if (method, alpha) in mnist.SIX_SEEDS else 3 if method in mnist.THREE_SEEDS else 1
             assert [e.seed for e in found if (e.method, e.alpha) == (method, alpha)] == [*range(1, seeds + 1)]
-        assert list(mnist.cells(method)) == [each for each in found if each.method == method]
+        assert list(mnist.table(method)) == [each for each in found if each.method == method]
 
 
 def test_every_cell_can_be_configured(tmp_path):
     from benchmarks import mnist
     from securefd.rules import n_clients
 
-    for each in mnist.cells():
+    for each in mnist.table():
         config = mnist.configured(each, tmp_path)
         assert n_clients(config) == 10
         assert len({group.model for group in config.clients}) == 5
@@ -553,7 +553,7 @@ RECORD_LEVEL = [(row, epsilon) for row in ("head", "dpsgd", "dp-fedavg") for eps
 
 def planned_charges(row, epsilon):
     """What each of 10 clients of 5,000 MNIST records is to pay, as kept; nothing is trained."""
-    from benchmarks import record
+    from benchmarks import cells, record
     from securefd import baselines
     from securefd.defenses.claims import Guarantee
     from securefd.private import charges_of, plan_private
@@ -570,7 +570,7 @@ def planned_charges(row, epsilon):
     else:
         charges = {tuple(charges_of(plan)) for plan in plan_private(config.privacy, recipe, sizes)}
     (same,) = charges
-    return record._written(same)
+    return cells.written(same)
 
 
 def independent_epsilon(charges):
@@ -615,7 +615,7 @@ def test_cells_of_the_record_level():
     from benchmarks import record
     from securefd.rules import n_clients
 
-    found = list(record.cells())
+    found = list(record.table())
     assert len(found) == len(set(found)) == len({each.name for each in found}) == 3 * 6 * 3
     assert {each.seed for each in found} == {1, 2, 3}
     assert {(each.row, each.epsilon) for each in found} == {

@@ -63,7 +63,7 @@ def test_kept_cells_were_paid_for_as_planned_today() -> None:
 
 
 def test_cells() -> None:
-    found = list(client.cells())
+    found = list(client.table())
     assert len(found) == len({each.name for each in found}) == (4 * 5 + 3) * 3
     assert {each.seed for each in found} == {1, 2, 3}
     for cell in found:

@@ -27,6 +27,7 @@ from securefd.evaluation.play import Play, play
 from securefd.federation import Federations
 from securefd.fleet import State, initial
 from securefd.folder import read_arrays
+from securefd.given import Given
 from securefd.heads import Basis
 from securefd.models import ModelSpec
 from securefd.pate import PatePlan, VoteCounts, assigned, usual_teachers, worthwhile
@@ -167,7 +168,9 @@ def test_one_record_moves_at_most_one_teacher(tmp_path: Path, basis: Basis, name
         ]
 
         def votes(x: NDArray[np.float32], y: Vector, draws: Vector) -> Vector:
-            return made._votes(spec, x, y, parts(draws, teachers), PUBLIC, basis, "cpu")
+            return made._votes(
+                Given(spec=spec, x=x, y=y, public=PUBLIC, basis=basis), parts(draws, teachers), PUBLIC
+            )
 
         before = votes(x, y, draws)
         assert before.shape == (teachers, 24)
@@ -204,7 +207,9 @@ def test_the_others_are_the_same_to_the_last_bit(
     absurd[7] = 1e30
     keep = np.delete(np.arange(30), 7)
     for given in ((x, y, draws), (absurd, y, draws), (x[keep], y[keep], draws[keep])):
-        made._votes(spec_of(name), given[0], given[1], parts(given[2], 5), PUBLIC, None, "cpu")
+        made._votes(
+            Given(spec=spec_of(name), x=given[0], y=given[1], public=PUBLIC), parts(given[2], 5), PUBLIC
+        )
     first, second, third = taught
     for k in range(4):
         assert same(first[k], second[k])
@@ -481,7 +486,7 @@ def test_a_model_sees_nothing_but_noised_counts(
     state = heads.blank(N_CLASSES) if name == "head" else initial(spec, 3)
 
     def learnt(x: NDArray[np.float32], y: Vector) -> State:
-        return made.train(spec, state, x, y, steps=1, counts=None, basis=basis, public=PUBLIC, device="cpu")
+        return made.train(Given(spec=spec, x=x, y=y, public=PUBLIC, basis=basis), state, 1)
 
     first = learnt(X, Y)
     assert same(first, learnt(-X[:20], (Y[:20] + 1) % N_CLASSES))

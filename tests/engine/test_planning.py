@@ -193,6 +193,14 @@ def test_epsilon_is_that_of_an_independent_accountant(promise, amount) -> None:
         assert {noise.noise_multiplier for noise in planned.noise} == {1.3}
 
 
+def test_under_a_shared_ledger_training_costs_what_its_filter_counts(tmp_path) -> None:
+    """More than a loss distribution makes of the same noise."""
+    planned = plan(tiny("dsfl", "masked", f'{DPSGD}\nledger = "{tmp_path}"'))
+    own = planned.spending[0]
+    assert 7.9 < own.epsilons[0] <= 8.0
+    assert independent(tiny("dsfl", "masked", DPSGD), planned, own.relation) < 0.99 * own.epsilons[0]
+
+
 def test_rate_and_steps_are_those_of_the_training() -> None:
     noise = plan(tiny("dsfl", "masked", DPSGD)).noise
     assert [n.steps for n in noise] == [2, 2, 2]

@@ -15,6 +15,8 @@ from securefd.config import PrivacyConfig
 from securefd.defenses import accounting
 from securefd.errors import ModelError, PrivacyError
 from securefd.fleet import State
+from securefd.given import Given
+from securefd.models import ModelSpec
 from securefd.private import COUNTS_SHARE, PARTS, PrivatePlan, plan_private
 from securefd.recipe import Recipe
 from tests.engine.samples import DPSGD, N_CLASSES, NET, TREE, config, points, same
@@ -35,9 +37,11 @@ def privacy(**changes: object) -> PrivacyConfig:
     return PrivacyConfig(**{**DPSGD, **changes})  # type: ignore[arg-type]
 
 
-def trained(plan: PrivatePlan, *given: Any, steps: int, counts: Any = None) -> State:
+def trained(
+    plan: PrivatePlan, spec: ModelSpec, state: State, x: Any, y: Any, *, steps: int, counts: Any = None
+) -> State:
     """Some steps, of a network that stands on nothing public."""
-    return plan.train(*given, steps=steps, counts=counts, basis=None, public=points(0)[0], device="cpu")
+    return plan.train(Given(spec=spec, x=x, y=y, public=points(0)[0], counts=counts), state, steps)
 
 
 def total(plan: PrivatePlan, settings: PrivacyConfig) -> float:

@@ -15,6 +15,7 @@ from securefd.defenses import filters
 from securefd.errors import BudgetExceeded, ConfigError, LedgerError, ModelError
 from securefd.fleet import State
 from securefd.folder import read_arrays
+from securefd.given import Given
 from securefd.private import DpSgdPlan, PrivatePlan, plan_private
 from securefd.private_client import PrivateClient
 from securefd.recipe import Recipe
@@ -77,7 +78,8 @@ def train(client: PrivateClient, recipe: Recipe, advanced: list[int] | None = No
     spec = recipe.models[0]
     counts = client.counts(Y, N_CLASSES)
     start = spec.network(0).state_dict()
-    return client.train(spec, start, X, Y, counts=counts, device="cpu", advance=told.append, public=X[:0])
+    given = Given(spec=spec, x=X, y=Y, public=X[:0], counts=counts)
+    return client.train(given, start, advance=told.append)
 
 
 def test_each_part_is_paid_for_before_it_is_trained(client, planned, trained: Trained) -> None:

@@ -20,7 +20,7 @@ from securefd.errors import ConfigError, PrivacyError, RunError
 from securefd.evaluation.findings import Finding
 from securefd.evaluation.variants import variant
 from securefd.federation import Federations
-from securefd.folder import read_arrays
+from securefd.folder import read_arrays, write_arrays
 from securefd.outlook import AGREEMENTS, ReleasedClasses, outlook
 from securefd.recipe import Recipe
 from securefd.releases import ReleasePlan, plan_releases
@@ -309,6 +309,21 @@ class TestRun:
         voting.release_path(folder, 0).unlink()
         monkeypatch.setattr(Confident, "__call__", interrupted)
         with pytest.raises(RunError, match=r"release-0001.safetensors must be there.*put it back"):
+            securefd.run(written(), folder)
+
+    def test_costs_of_another_figure_are_not_added_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As when other versions of what it is computed with would choose another order."""
+        folder = tmp_path / "run"
+        with monkeypatch.context() as patched:
+            patched.setattr(runner, "write_json", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                securefd.run(written(), folder)
+        path = voting.release_path(folder, 0)
+        stored = {name: np.array(value) for name, value in read_arrays(path).items()}
+        write_arrays(path, stored | {"figure": stored["figure"] + 1})
+        with pytest.raises(RunError, match="finish the run with the versions that began it"):
             securefd.run(written(), folder)
 
     def test_one_that_nobody_heard_of_is_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,9 +167,9 @@ def test_private_shadows_run_the_deployed_training(folder, monkeypatch):
     calls = []
     real = DpSgdPlan.train
 
-    def spy(plan, spec, state, x, y, *, steps, counts, **settings):
-        calls.append((len(x), plan, steps, counts))
-        return real(plan, spec, state, x, y, steps=steps, counts=counts, **settings)
+    def spy(plan, given, state, steps):
+        calls.append((len(given.x), plan, steps, given.counts))
+        return real(plan, given, state, steps)
 
     monkeypatch.setattr(DpSgdPlan, "train", spy)
     found = shadows_of(done)
