@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from benchmarks import record
-from benchmarks.tables import NOT_RUN, Row, interval, table, where
+from benchmarks.tables import NOT_RUN, Row, interval, met_by_all, table, where
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -29,10 +28,9 @@ def targets(found: Cells) -> list[Row]:
     for epsilon, least in record.TARGETS.items():
         today = [cell for cell in found if _is_of_today(cell)]
         values = _values(today, "head", epsilon, "student.accuracy")
-        accuracy = mean(values) if values else None
-        met = None if accuracy is None else accuracy >= least
+        met = met_by_all(values, len(record.SEEDS), least)
         name = f"record level: student of `head`, ε = {epsilon:g} for each client's records, replace-one"
-        rows.append((name, f"≥ {least:.1%}", interval(values) or None, "", met))
+        rows.append((name, f"≥ {least:.1%}", interval(values, len(record.SEEDS)) or None, "", met))
     return rows
 
 
@@ -44,7 +42,10 @@ def section(found: Cells) -> str:
         return head + f"{NOT_RUN}\n"
     epsilons = [*sorted(e for e in record.EPSILONS if e is not None), None]
     rows = [
-        [name, *(interval(_values(today, row, epsilon, figure)) or NOT_RUN for epsilon in epsilons)]
+        [
+            name,
+            *(interval(_values(today, row, e, figure), len(record.SEEDS)) or NOT_RUN for e in epsilons),
+        ]
         for row, figure, name in CURVES
     ]
     parts = [

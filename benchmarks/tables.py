@@ -36,14 +36,25 @@ def verdict(met: bool | None) -> str:
     return {True: "met", False: "**missed**", None: ""}[met]
 
 
-def interval(values: Sequence[float]) -> str:
-    """The mean of seeds' shares, with its 95% interval by Student's t; nothing of nothing."""
+def interval(values: Sequence[float], seeds: int) -> str:
+    """The mean of seeds' shares, with its 95% interval by Student's t; nothing of nothing.
+
+    ``seeds``: how many there are to be; fewer are told.
+    """
     from scipy.stats import t
 
-    if len(values) < 2:
-        return f"{values[0]:.2%} (one seed)" if values else ""
+    if not values:
+        return ""
+    fewer = "" if len(values) == seeds else f" ({len(values)} of {seeds} seeds)"
+    if len(values) == 1:
+        return f"{values[0]:.2%}{fewer}"
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return f"{mean(values):.2%} ± {100 * half:.2f}"
+    return f"{mean(values):.2%} ± {100 * half:.2f}{fewer}"
+
+
+def met_by_all(values: Sequence[float], seeds: int, least: float) -> bool | None:
+    """Whether the mean reaches ``least``: None until all seeds have been run."""
+    return mean(values) >= least if len(values) == seeds else None
 
 
 def where(found: Iterable[Found]) -> str:

@@ -731,7 +731,7 @@ def test_the_student_of_heads_stands_beside_its_targets(middle, verdict):
     (alone,) = lines(text, "`head`: a client alone")
     assert alone.split(" | ")[3] == "80.00% ± 0.00"
     (shared,) = lines(text, "DP-FedAvg")
-    assert shared.split(" | ")[1:] == [*["not run"] * 5, "99.00% (one seed) |"]
+    assert shared.split(" | ")[1:] == [*["not run"] * 5, "99.00% (1 of 3 seeds) |"]
 
 
 def test_record_cells_of_other_settings_are_named_and_not_counted():
