@@ -88,6 +88,14 @@ class Surrogate:
         kernel[np.diag_indices_from(kernel)] += RIDGE
         return cls(inputs=flat, width=width, factor=cho_factor(kernel, lower=True, overwrite_a=True)[0])
 
+    def nearest(self, x: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+        """Places ``(n, count)`` of the inputs most like each of ``x`` ``(n, ...)``; or all there are."""
+        flat, found = _flat(x), []
+        for start in range(0, len(flat), _BLOCK):
+            distances = _squared_distances(flat[start : start + _BLOCK], self.inputs)
+            found.append(np.argsort(distances, axis=1, kind="stable")[:, :count])
+        return np.concatenate(found).astype(np.int64)
+
     def predict(self, targets: Floats, x: NDArray[np.floating]) -> Floats:
         """Class probabilities ``(..., n, C)`` at ``x`` ``(n, ...)``, given log-answers ``(..., m, C)``.
 
@@ -114,6 +122,11 @@ class Surrogate:
             logits[start : start + _BLOCK] = kernel @ weights + base
         by_model = np.moveaxis(logits.reshape(len(flat), -1, n_classes), 0, 1)
         return _softmax(by_model.reshape(*lead, len(flat), n_classes))
+
+
+def probabilities_of(logs: Floats) -> Floats:
+    """Class probabilities ``(..., C)`` of centred log-answers."""
+    return _softmax(logs)
 
 
 def _flat(x: NDArray[np.floating]) -> Floats:

@@ -7,11 +7,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import client, communication, fleet, homomorphic, mnist, noise, record, report, scale, sealing
+from benchmarks import (
+    calibration,
+    client,
+    communication,
+    fleet,
+    homomorphic,
+    mnist,
+    noise,
+    record,
+    report,
+    scale,
+    scoring,
+    sealing,
+)
 from securefd.errors import SecurefdError
 
-PARTS = ("fleet", "communication", "sealing", "homomorphic", "noise", "scale", "client", "record", "mnist")
 ON_MNIST = ("scale", "client", "record", "mnist")
+PARTS = ("fleet", "communication", "sealing", "homomorphic", "noise", "calibration", "scoring", *ON_MNIST)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +83,10 @@ def _measure(part: str, method: str | None, folder: Path) -> None:
         homomorphic.measure()
     elif part == "noise":
         noise.measure()
+    elif part == "calibration":
+        calibration.measure()
+    elif part == "scoring":
+        scoring.measure()
     elif part == "scale":
         scale.measure(folder)
     elif part == "client":

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import (
+    calibration,
     client,
     client_report,
     communication,
@@ -19,6 +20,7 @@ from benchmarks import (
     record,
     record_report,
     scale,
+    scoring,
     sealing,
     sealing_report,
 )
@@ -33,10 +35,10 @@ Cells = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
 HEAD = """# Results
 
 Written by `make bench`, never by hand. `make bench ONLY=name` measures one part again: `fleet`,
-`communication`, `sealing`, `homomorphic`, `noise`, `scale`, `client`, `record`, `mnist`, or one method on
-MNIST, as in `ONLY=mnist:balanced`; `scale`, `client`, `record` and `mnist` also need `MNIST=folder`, with
-MNIST's IDX files. What was measured is kept in `benchmarks/results/`. A figure that misses its target is
-printed as it is.
+`communication`, `sealing`, `homomorphic`, `noise`, `calibration`, `scoring`, `scale`, `client`, `record`,
+`mnist`, or one method on MNIST, as in `ONLY=mnist:balanced`; `scale`, `client`, `record` and `mnist` also
+need `MNIST=folder`, with MNIST's IDX files. What was measured is kept in `benchmarks/results/`. A figure
+that misses its target is printed as it is.
 """
 
 
@@ -54,6 +56,8 @@ def write(place: Path = PLACE) -> None:
             mnist.results(),
             client.results(),
             record.results(),
+            kept(scoring.PLACE),
+            kept(calibration.PLACE),
         )
     )
     os.replace(partial, place)
@@ -69,6 +73,8 @@ def text(
     of_mnist: Sequence[Mapping[str, Any]],
     of_client: Sequence[Mapping[str, Any]] = (),
     of_record: Sequence[Mapping[str, Any]] = (),
+    of_scoring: Mapping[str, Any] | None = None,
+    of_calibration: Mapping[str, Any] | None = None,
 ) -> str:
     """The file, from what is there."""
     cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
@@ -83,6 +89,8 @@ def text(
             + sealing_report.masked_targets(of_sealing)
             + sealing_report.homomorphic_targets(of_homomorphic)
             + noise.targets(of_noise)
+            + calibration.targets(of_calibration)
+            + scoring.targets(of_scoring)
             + client_report.targets(of_client)
             + record_report.targets(of_record)
         ),
@@ -91,6 +99,8 @@ def text(
         sealing_report.masked(of_sealing),
         sealing_report.homomorphic(of_homomorphic),
         noise.section(of_noise),
+        calibration.section(of_calibration),
+        scoring.section(of_scoring),
         client_report.section(of_client),
         record_report.section(of_record),
         _fleet(of_fleet),

@@ -6,293 +6,210 @@ From arrays alone; the federations themselves are run elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from securefd.attacks.membership import loss_attack
-from securefd.defenses.claims import Guarantee, Relation, Unit
-from securefd.errors import AuditError, PrivacyError
+from securefd.attacks.candidates import Evidence
+from securefd.attacks.table import Attack
+from securefd.defenses.claims import Guarantee
+from securefd.errors import AuditError
+from securefd.evaluation.bounding import Bounded, Terms, bounded
 from securefd.evaluation.controls import controls
-from securefd.evaluation.evidence import Evidence
-from securefd.evaluation.findings import Audit, Finding, Judgement, Outcome, Skipped, Subject
-from securefd.evaluation.statistics import (
-    Estimate,
-    Rate,
-    auc,
-    epsilon_lower_bound,
-    epsilon_power,
-    tpr_at_fpr,
-)
-from securefd.evaluation.trials import ATTACKS, THRESHOLD_RULE, Attack, one_record, scored, turns
+from securefd.evaluation.findings import Audit, Control, Finding, Outcome, Skipped, Subject
+from securefd.evaluation.game import Game
+from securefd.evaluation.scoring import Tried, attacks_on, check_evidence, measure
 
 ERROR_LEVEL = 0.05
 """Chance that any of an audit's epsilon bounds is above the truth."""
-
-FPRS = (0.1, 0.01, 0.001)
-"""False-positive rates at which true-positive rates are stated."""
 
 DELTA = 1e-5
 """Of a bound for which there is no claim to take delta from."""
 
 LEAST_FEDERATIONS = 4
+DESIGNS = 2
+"""Tests of each observer that bound epsilon: of one record, and of one run."""
 
-_STEPS: dict[tuple[Unit, Relation], dict[Relation, int]] = {
-    ("record", "add-or-remove"): {"add-or-remove": 1, "replace-one": 2},
-    ("record", "replace-one"): {"replace-one": 1},
-    ("client", "add-or-remove"): {"add-or-remove": 2, "replace-one": 2},
-    ("client", "replace-one"): {"add-or-remove": 1, "replace-one": 1},
-}
-"""How many neighbouring steps of a claim one move of the game on a record takes; absent: none suffice."""
-
+Source = Callable[[], Sequence[Evidence | Skipped]]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def audit_recipe(
-    evidence: Sequence[Evidence | Skipped],
-    membership: Bools,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examined:
+    """An audit, and what stays with whoever made it: each candidate's exposure ``(n,)`` to each observer."""
+
+    audit: Audit
+    exposure: Mapping[str, Floats] = field(repr=False)
+
+
+def examine(
+    sources: Mapping[str, Source],
+    game: Game,
     *,
     claims: Mapping[str, Guarantee | None],
-    relation: Relation,
     rng: np.random.Generator,
+    unprotected: Evidence | None = None,
     delta: float = DELTA,
     error_level: float = ERROR_LEVEL,
-) -> Audit:
+    workers: int = 1,
+    done: Callable[[], None] = lambda: None,
+) -> Examined:
     """Audit the recipe from many federations, each run afresh with its own coin flips.
 
-    ``membership``: ``(F, n)`` whether candidate n took part in federation F. ``claims``: what each observer
-    is promised about records. ``relation``: the game that the coins played with a record. ``rng``: for the
-    controls only. The error level is shared out evenly over every attack on every piece of evidence.
+    ``sources``: by observer, what gathers its evidence; called in the process that attacks with it.
+    ``claims``: what each observer is promised about records. ``rng``: for the controls only.
+    ``unprotected``: what could be held against records that nothing protects, for a positive control.
+    ``workers``: processes. ``done``: called when an observer, or the controls, are.
 
-    AUC and TPR are means over turns, and so are the ends of their 95% intervals: a mean varies no more than
-    its terms do on average, however much the turns depend on one another, so this errs on the wide side.
+    The error level is shared out evenly over the tests of all observers, which are two each, whatever the
+    number of attacks: see `trials`.
 
     Raises:
-        AuditError: membership that isn't one, or an error level or delta out of range. An attack that fails
-            is an outcome.
+        AuditError: too few federations, or an error level or delta out of range. An attack that fails is an
+            outcome.
     """
-    _check_design(membership, error_level, delta)
-    n_tests = len(ATTACKS) * sum(isinstance(piece, Evidence) for piece in evidence)
-    alpha = error_level / max(1, n_tests)
+    _check_design(game, error_level, delta)
+    alpha = error_level / max(1, DESIGNS * len(sources))
+    tasks = [
+        delayed(_observer)(name, source, game, Terms(promise=claims.get(name), delta=delta, alpha=alpha))
+        for name, source in sources.items()
+    ]
+    tasks.append(delayed(controls)(game, delta=delta, alpha=alpha, rng=rng, unprotected=unprotected))
+    found = []
+    for each in Parallel(n_jobs=min(workers, len(tasks)), return_as="generator")(tasks):
+        found.append(each)
+        done()
+    *observers, checks = found
+    bounds = [doubted(outcome, checks) for each in observers for outcome in each.bounded.outcomes]
+    return Examined(
+        audit=Audit(
+            outcomes=(*(outcome for each in observers for outcome in each.outcomes), *bounds),
+            controls=checks,
+            error_level=error_level,
+            federations=game.federations,
+            game=game.relation,
+            risks=tuple(each.bounded.risk for each in observers if each.bounded.risk is not None),
+        ),
+        exposure={each.name: each.bounded.exposure for each in observers},
+    )
 
-    def attacked(piece: Evidence, attack: Attack) -> Finding:
-        promise = claims.get(piece.observer)
-        return _of_recipe(piece, attack, membership, promise, relation, delta, alpha)
 
-    outcomes = _outcomes(evidence, ATTACKS, "the recipe", attacked)
-    checks = controls(membership, delta=delta, alpha=alpha, rng=rng)
-    failed = [check for check in checks if not check.passed]
-    if failed:
-        doubt = f"the {failed[0].kind} control of {failed[0].attack} failed: {failed[0].measured}"
-        outcomes = tuple(
-            replace(each, judgement="INCONCLUSIVE", reason=doubt) if isinstance(each, Finding) else each
-            for each in outcomes
-        )
-    return Audit(outcomes=outcomes, controls=checks, error_level=error_level, federations=len(membership))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Observed:
+    """``outcomes``: of all attacks by one observer. ``bounded``: what they prove."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    bounded: Bounded
+
+
+def _observer(name: str, source: Source, game: Game, terms: Terms) -> _Observed:
+    """All attacks by one observer."""
+    outcomes: list[Outcome] = []
+    tried: list[Tried] = []
+    for piece in source():
+        if isinstance(piece, Skipped):
+            outcomes.append(piece)
+            continue
+        for attack in attacks_on(piece):
+            try:
+                made = Tried.of(attack, piece, game)
+            except AuditError as error:
+                outcomes.append(_failed("the recipe", piece, attack, error))
+                continue
+            tried.append(made)
+            outcomes.append(_measured(made))
+    return _Observed(name=name, outcomes=tuple(outcomes), bounded=bounded(name, tried, game, terms))
 
 
 def audit_this_run(evidence: Sequence[Evidence | Skipped], member: Bools) -> tuple[Outcome, ...]:
-    """What the loss attack finds in one run: known members against reserved non-members, ``member`` ``(n,)``.
+    """What attacks without shadows find in one run: members against others, ``member`` ``(n,)``.
 
     No epsilon: the records share models and a consensus, so they aren't independent trials, and they weren't
     put in by coin flips. For the same reason the intervals say how the result varies with the choice of
     records, not from run to run. Nothing here is held against a claim.
     """
-
-    def attacked(piece: Evidence, attack: Attack) -> Finding:
-        if member.ndim != 1 or member.dtype != np.bool_:
-            raise AuditError(f"member must be (n,) and boolean, got shape {member.shape} of {member.dtype}")
-        _check_evidence(piece, (1, len(member)))
-        measured = _measure(loss_attack(piece.confidence), member[None, piece.candidates])
-        return Finding(
-            subject="this run",
-            observer=piece.observer,
-            attack=f"{attack} on {piece.signal}",
-            n_in=measured.n_in,
-            n_out=measured.n_out,
-            auc=measured.auc.value,
-            auc_interval=measured.auc.interval,
-            tpr=measured.tpr,
-            delta=DELTA,
-            judgement="INCONCLUSIVE",
-            reason="records of one run share its models: they aren't independent trials and bound no epsilon",
-        )
-
-    return _outcomes(evidence, ("loss",), "this run", attacked)
-
-
-def _outcomes(
-    evidence: Sequence[Evidence | Skipped],
-    attacks: Sequence[Attack],
-    subject: Subject,
-    attacked: Callable[[Evidence, Attack], Finding],
-) -> tuple[Outcome, ...]:
-    """One outcome for each attack on each piece of evidence; an attack that fails is an outcome too."""
     outcomes: list[Outcome] = []
     for piece in evidence:
         if isinstance(piece, Skipped):
             outcomes.append(piece)
             continue
-        for attack in attacks:
+        for attack in attacks_on(piece, references=False):
             try:
-                outcomes.append(attacked(piece, attack))
+                outcomes.append(_of_this_run(piece, attack, member))
             except AuditError as error:
-                name = f"{attack} on {piece.signal}"
-                outcomes.append(
-                    Skipped(subject=subject, observer=piece.observer, attack=name, reason=str(error))
-                )
+                outcomes.append(_failed("this run", piece, attack, error))
     return tuple(outcomes)
 
 
-def _of_recipe(
-    piece: Evidence,
-    attack: Attack,
-    membership: Bools,
-    promise: Guarantee | None,
-    relation: Relation,
-    delta: float,
-    alpha: float,
-) -> Finding:
-    _check_evidence(piece, membership.shape)
-    chosen = membership[:, piece.candidates]
-    measured = _measure(turns(attack, piece.confidence, chosen), chosen)
-    held = None if promise is None else in_terms_of_game(promise, relation)
-    delta = delta if held is None else held.delta
-    trials = one_record(attack, piece.confidence, chosen, delta=delta, alpha=alpha)
-    bound = epsilon_lower_bound(
-        trials.true_positives, trials.n_in, trials.false_positives, trials.n_out, delta=delta, alpha=alpha
-    )
-    power = epsilon_power(trials.n_in, trials.n_out, delta=delta, alpha=alpha)
-    judgement, reason = _judge(promise, held, relation, bound, power)
-    claimed = held or promise
+def _of_this_run(piece: Evidence, attack: Attack, member: Bools) -> Finding:
+    if member.ndim != 1 or member.dtype != np.bool_:
+        raise AuditError(f"member must be (n,) and boolean, got shape {member.shape} of {member.dtype}")
+    check_evidence(piece, 1, len(member))
+    scored = [attack.score(part.answers, part.records, None) for part in piece.parts]
+    measured = measure(np.concatenate(scored, axis=1), member[None, piece.candidates])
     return Finding(
-        subject="the recipe",
+        subject="this run",
         observer=piece.observer,
-        attack=f"{attack} on {piece.signal}",
+        attack=f"{attack.name} on {piece.signal}",
         n_in=measured.n_in,
         n_out=measured.n_out,
         auc=measured.auc.value,
         auc_interval=measured.auc.interval,
         tpr=measured.tpr,
-        trials_in=trials.n_in,
-        trials_out=trials.n_out,
-        epsilon_bound=bound,
-        epsilon_power=power,
-        confidence=1 - alpha,
-        threshold_rule=THRESHOLD_RULE,
-        claim_epsilon=None if claimed is None else claimed.epsilon,
-        delta=delta,
-        judgement=judgement,
-        reason=reason,
+        delta=DELTA,
+        judgement="INCONCLUSIVE",
+        reason="records of one run share its models: they aren't independent trials and bound no epsilon",
     )
 
 
-def in_terms_of_game(promise: Guarantee, relation: Relation) -> Guarantee | None:
-    """What a promise says about one move of a game on one record; None where it says nothing.
+def _failed(subject: Subject, piece: Evidence, attack: Attack, error: AuditError) -> Skipped:
+    name = f"{attack.name} on {piece.signal}"
+    return Skipped(subject=subject, observer=piece.observer, attack=name, reason=str(error))
 
-    A promise about clients covers their records; swapping a record is a removal and an addition.
+
+def _measured(tried: Tried) -> Finding:
+    measured = tried.measured
+    return Finding(
+        subject="the recipe",
+        observer=tried.piece.observer,
+        attack=tried.name,
+        n_in=measured.n_in,
+        n_out=measured.n_out,
+        auc=measured.auc.value,
+        auc_interval=measured.auc.interval,
+        tpr=measured.tpr,
+        delta=DELTA,
+        judgement="INCONCLUSIVE",
+        reason="turns share their shadows: they measure an attack and bound no epsilon",
+    )
+
+
+def doubted(outcome: Outcome, checks: Sequence[Control]) -> Outcome:
+    """A finding that a failed control casts doubt on proves nothing.
+
+    Where the null control fails no bound can be trusted. Where a positive control fails, leaks may have been
+    missed; one that was found stands.
     """
-    steps = _STEPS[promise.unit, promise.relation].get(relation)
-    if steps is None:
-        return None
-    try:
-        return promise.group(steps)
-    except PrivacyError:
-        return None
+    failed = [check for check in checks if not check.passed]
+    doubts = [
+        check
+        for check in failed
+        if check.kind == "null" or (isinstance(outcome, Finding) and outcome.judgement == "CONSISTENT")
+    ]
+    if not doubts or not isinstance(outcome, Finding):
+        return outcome
+    reason = f"the {doubts[0].kind} control failed, {doubts[0].attack}: {doubts[0].measured}"
+    return replace(outcome, judgement="INCONCLUSIVE", reason=reason)
 
 
-def _judge(
-    promise: Guarantee | None, held: Guarantee | None, relation: Relation, bound: float, power: float
-) -> tuple[Judgement, str]:
-    """What the bound says about the claim, and why."""
-    if promise is None:
-        return "INCONCLUSIVE", "no claim to hold it against"
-    if held is None:
-        return "INCONCLUSIVE", (
-            f"the claim is about {promise.relation} of one {promise.unit}; "
-            f"it says nothing about {relation} of a record"
-        )
-    if bound > held.epsilon:
-        return "VIOLATED", f"at least {bound:.2f} leaks, and at most {held.epsilon:.2f} was claimed"
-    if not power > held.epsilon:
-        return "INCONCLUSIVE", (
-            f"these trials could have certified {power:.2f} at most, so a claim of {held.epsilon:.2f} "
-            "can't be tested; run more federations"
-        )
-    return "CONSISTENT", (
-        f"at least {bound:.2f} leaks, which is within the claim of {held.epsilon:.2f}; "
-        f"up to {power:.2f} could have been certified"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    auc: Estimate
-    tpr: dict[float, Rate]
-    n_in: int
-    n_out: int
-
-
-def _measure(scores: Floats, membership: Bools) -> _Measured:
-    """AUC and TPR averaged over federations ``(F, n)``, as far as they can be measured."""
-    kept = scored(scores, membership)
-    aucs = [auc(*federation) for federation in kept]
-    return _Measured(
-        auc=Estimate(
-            float(np.mean([each.value for each in aucs])), _mean_interval([e.interval for e in aucs])
-        ),
-        tpr={fpr: _mean_rate([tpr_at_fpr(*federation, fpr) for federation in kept]) for fpr in FPRS},
-        n_in=min(int(member.sum()) for _, member in kept),
-        n_out=min(int((~member).sum()) for _, member in kept),
-    )
-
-
-def _mean_rate(rates: Sequence[Rate]) -> Rate:
-    """Not measurable unless every federation could measure it."""
-    values = [rate.value for rate in rates if rate.value is not None]
-    intervals = [rate.interval for rate in rates if rate.interval is not None]
-    if len(values) < len(rates):
-        return Rate(None, None)
-    return Rate(float(np.mean(values)), _mean_interval(intervals))
-
-
-def _mean_interval(intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    low, high = np.mean(np.asarray(intervals), axis=0)
-    return float(low), float(high)
-
-
-def _check_design(membership: Bools, error_level: float, delta: float) -> None:
-    if membership.ndim != 2 or membership.dtype != np.bool_:
-        raise AuditError(
-            f"membership must be (F, n) and boolean, got shape {membership.shape} of {membership.dtype}"
-        )
-    if not len(membership) >= LEAST_FEDERATIONS:
-        raise AuditError(f"at least {LEAST_FEDERATIONS} federations are needed, got {len(membership)}")
-    if membership.all() or not membership.any():
-        raise AuditError(
-            f"membership is all {bool(membership.all())}; flip a coin for each record and federation"
-        )
+def _check_design(game: Game, error_level: float, delta: float) -> None:
+    if not game.federations >= LEAST_FEDERATIONS:
+        raise AuditError(f"at least {LEAST_FEDERATIONS} federations are needed, got {game.federations}")
     if not 0 < error_level < 1:
         raise AuditError(f"error_level must be between 0 and 1, got {error_level}")
     if not 0 <= delta < 1:
         raise AuditError(f"delta must be in [0, 1), got {delta}")
-
-
-def _check_evidence(piece: Evidence, shape: tuple[int, ...]) -> None:
-    federations, records = shape
-    expected = (federations, len(piece.candidates))
-    if piece.confidence.shape != expected:
-        raise AuditError(
-            f"confidence must be {expected}, a row a federation and a column a candidate, "
-            f"got shape {piece.confidence.shape}"
-        )
-    if len(piece.candidates) and not (piece.candidates.min() >= 0 and piece.candidates.max() < records):
-        raise AuditError(
-            f"candidates must be 0..{records - 1}, got {piece.candidates.min()}..{piece.candidates.max()}"
-        )
-    if not np.isfinite(piece.confidence).all():
-        raise AuditError(
-            f"confidence must be finite; {int((~np.isfinite(piece.confidence)).sum())} values are not"
-        )

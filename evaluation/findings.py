@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from securefd.defenses.claims import Relation
 from securefd.evaluation.statistics import Interval, Rate
 
 Subject = Literal["this run", "the recipe"]
@@ -18,7 +19,8 @@ class Finding:
 
     ``n_in``, ``n_out``: members and non-members that ``auc`` and ``tpr`` rest on; for the recipe, the fewest
     in any federation. ``tpr``: by false-positive rate. ``trials_in``, ``trials_out``: independent trials
-    behind ``epsilon_bound``, which holds at level ``confidence``; None where there can be no bound.
+    behind ``epsilon_bound``, which ``bound_method`` gave and which holds at level ``confidence``; None where
+    there can be no bound. ``epsilon_credible``: the same trials' Bayesian bound, which no verdict rests on.
     ``epsilon_power``: the largest epsilon that these trials could have certified. ``claim_epsilon``: what
     was promised in the terms of the game that was played, or None. ``delta``: that of claim and bound.
     """
@@ -33,7 +35,9 @@ class Finding:
     tpr: dict[float, Rate]
     trials_in: int = 0
     trials_out: int = 0
+    bound_method: str = ""
     epsilon_bound: float | None = None
+    epsilon_credible: float | None = None
     epsilon_power: float | None = None
     confidence: float | None = None
     threshold_rule: str = ""
@@ -57,6 +61,22 @@ Outcome = Finding | Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
+class Risk:
+    """How much the best attack by one observer gains on single records: TPR - FPR, 0 for guessing.
+
+    ``highest``: of the record that looked most exposed beforehand, over trials of it alone, with a 95%
+    interval. ``average``: over ``records`` records, at the same threshold and in the same federations.
+    """
+
+    observer: str
+    attack: str
+    highest: float
+    highest_interval: Interval
+    average: float
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Control:
     """A test of the audit itself: it must find nothing where nothing is, and a leak where one was put."""
 
@@ -72,7 +92,7 @@ class Audit:
 
     ``error_level``: chance that any epsilon bound in here is above the truth. ``federations``: how many
     re-runs of the recipe there were. ``commitment``: salted hash of the seed of who took part in which, or
-    empty where it is unknown.
+    empty where it is unknown. ``game``: the neighbouring relation whose game the coins played.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -80,6 +100,8 @@ class Audit:
     error_level: float
     federations: int
     commitment: str = ""
+    game: Relation = "add-or-remove"
+    risks: tuple[Risk, ...] = ()
 
     def including(self, outcomes: Iterable[Outcome]) -> Self:
         """The same audit with further outcomes, such as those about this run."""
@@ -87,15 +109,20 @@ class Audit:
 
     @property
     def judgement(self) -> Judgement:
-        """The worst of what was held against a claim; without controls, checks or a claim nothing passes."""
-        if not (self.controls and all(control.passed for control in self.controls)):
-            return "INCONCLUSIVE"
+        """The worst of what was held against a claim; without controls, checks or a claim nothing passes.
+
+        A claim to one observer may be tested by several designs: it is CONSISTENT if one of them had the
+        power to contradict it, and none did.
+        """
         findings = [outcome for outcome in self.outcomes if isinstance(outcome, Finding)]
-        judged = [finding.judgement for finding in findings if finding.claim_epsilon is not None]
-        if "VIOLATED" in judged:
+        judged = [finding for finding in findings if finding.claim_epsilon is not None]
+        if any(finding.judgement == "VIOLATED" for finding in judged):
             return "VIOLATED"
+        sound = bool(self.controls) and all(control.passed for control in self.controls)
         whole = len(findings) == len(self.outcomes)
-        return "CONSISTENT" if judged and whole and set(judged) == {"CONSISTENT"} else "INCONCLUSIVE"
+        observers = {finding.observer for finding in judged}
+        tested = {finding.observer for finding in judged if finding.judgement == "CONSISTENT"}
+        return "CONSISTENT" if sound and whole and judged and observers == tested else "INCONCLUSIVE"
 
     @property
     def exit_code(self) -> int:

@@ -9,11 +9,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from securefd.defenses.claims import Relation
 from securefd.errors import AuditError
-from securefd.evaluation.findings import Audit, Control, Finding, Outcome, Skipped
+from securefd.evaluation.findings import Audit, Control, Finding, Outcome, Risk, Skipped
 
 _KINDS: Mapping[str, TypeAdapter[Any]] = {"finding": TypeAdapter(Finding), "skipped": TypeAdapter(Skipped)}
 _CONTROLS = TypeAdapter(tuple[Control, ...])
+_RISKS = TypeAdapter(tuple[Risk, ...])
+_GAME: TypeAdapter[Relation] = TypeAdapter(Relation)
 
 
 def to_json(audit: Audit) -> str:
@@ -24,6 +27,8 @@ def to_json(audit: Audit) -> str:
         "error_level": audit.error_level,
         "federations": audit.federations,
         "commitment": audit.commitment,
+        "game": audit.game,
+        "risks": to_jsonable_python(audit.risks),
     }
     return json.dumps(tables, indent=2, allow_nan=False) + "\n"
 
@@ -38,6 +43,8 @@ def from_json(text: str, source: str = "findings") -> Audit:
             error_level=float(tables["error_level"]),
             federations=int(tables["federations"]),
             commitment=str(tables["commitment"]),
+            game=_GAME.validate_python(tables["game"]),
+            risks=_RISKS.validate_json(json.dumps(tables["risks"])),
         )
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]

@@ -7,14 +7,15 @@ for noise, which is drawn afresh.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from securefd.attacks.candidates import Candidates
 from securefd.checkpoint import pack_state
-from securefd.cohort import Pool
+from securefd.cohort import Cohort, Member, Pool
 from securefd.defenses.sealing import PartialSum
 from securefd.federation import Federations
 from securefd.given import Given
@@ -29,6 +30,22 @@ from securefd.runner import basis_of, one_thread, pool_of
 Arrays = dict[str, NDArray[Any]]
 Rows = Sequence[NDArray[np.int64]]
 """Of the pool, those that each client of one federation owns."""
+
+
+UNPROTECTED_STEPS = 50
+"""Least steps of a model that is trained without protection; where clients train privately their own steps
+may be set elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unprotected:
+    """``client`` trains alone, too, and without protection, and is asked ``x`` ``(a, ...)``.
+
+    A control: what is found there could be found, and is protected elsewhere.
+    """
+
+    client: int
+    x: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,10 +64,11 @@ class Play:
     releases: ReleasePlan | None
     basis: Basis | None
     device: str
+    unprotected: Unprotected
 
     @classmethod
-    def of(cls, run: Run) -> Play:
-        """What ``run`` played."""
+    def of(cls, run: Run, about: Candidates) -> Play:
+        """What ``run`` played, and the client with the fewest of the candidates ``about`` alone."""
         config, split = run.config, run.split
         recipe = Recipe.of(config, split.input_shape, split.n_classes)
         sizes = [len(client) for client in split.clients]
@@ -66,6 +84,7 @@ class Play:
             releases=plan_releases(config, recipe, len(split.public)),
             basis=basis_of(config, recipe, split, run.path),
             device=config.performance.device,
+            unprotected=_fewest(about),
         )
 
 
@@ -73,9 +92,10 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
     """Play one federation for each of ``rows``, side by side; what travelled, and the students.
 
     ``queries.R``: (a,). ``answers.R``: (F, n_clients, a, C) the first part of the answers, on the grid.
-    ``consensus.R``: (F, a, C). ``student.NAME``: (F, ...) weights.
+    ``consensus.R``: (F, a, C). ``student.NAME``: (F, ...) weights. ``unprotected``: (F, a', C) logits.
     """
     recipe = setup.recipe
+    everyone = rows
     if setup.samples:
         rows = [
             [sampled.of(own) for sampled, own in zip(setup.samples, federation, strict=True)]
@@ -96,7 +116,7 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
         )
         if setup.plans:
             _train_privately(setup, federations, counts)
-        arrays: Arrays = {}
+        arrays: Arrays = {"unprotected": _trained_alone(setup, everyone)}
         for number in range(recipe.settings.rounds):
             if not setup.plans:
                 federations.fit(number)
@@ -119,6 +139,29 @@ def play(setup: Play, rows: Sequence[Rows]) -> Arrays:
         assert federations.students is not None
         states = [pack_state("student", federations.students.states[f]) for f in range(len(rows))]
         return arrays | {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+
+def _fewest(about: Candidates) -> Unprotected:
+    """The client with the fewest candidates: its model remembers each best, and costs least."""
+    clients, counts = np.unique(about.client, return_counts=True)
+    client = int(clients[counts.argmin()])
+    own = about.x[about.client == client]
+    asked = np.concatenate([own, about.population_x.reshape(-1, *own.shape[1:])])
+    return Unprotected(client=client, x=asked)
+
+
+def _trained_alone(setup: Play, rows: Sequence[Rows]) -> NDArray[np.float32]:
+    """Logits ``(F, a, C)`` of one client's model, trained on its records for as long as a run trains it."""
+    recipe, client = setup.recipe, setup.unprotected.client
+    members = [
+        Member(federation=f, client=client, model=recipe.models[client], rows=federation[client])
+        for f, federation in enumerate(rows)
+    ]
+    cohort = Cohort(members, setup.pool, seed=recipe.seed, basis=setup.basis, device=setup.device)
+    objective = replace(recipe.local(), steps=max(recipe.local().steps, UNPROTECTED_STEPS))
+    for number in range(recipe.settings.rounds):
+        cohort.fit(f"fit {number}", objective)
+    return cohort.logits(setup.unprotected.x)
 
 
 def _parts(recipe: Recipe, vectors: NDArray[np.int64]) -> list[PartialSum]:

@@ -194,10 +194,11 @@ class Finding(Row):
     """What one attack by one observer found.
 
     ``n_in``, ``n_out``: members and non-members behind AUC and rates. ``trials_in``, ``trials_out``:
-    independent trials behind ``epsilon_bound``, which holds at level ``confidence``; None where there can
-    be none. ``epsilon_power``: the largest epsilon that these trials could have certified.
-    ``claim_epsilon``: what was promised to this observer in the terms of the game, or None. ``delta``:
-    that of claim and bound.
+    independent trials behind ``epsilon_bound``, which ``bound_method`` gave and which holds at level
+    ``confidence``; None where there can be none. ``epsilon_credible``: a Bayesian bound from the same
+    trials, beside it; no verdict rests on it. ``epsilon_power``: the largest epsilon that these trials could
+    have certified. ``claim_epsilon``: what was promised to this observer in the terms of the game, or None.
+    ``delta``: that of claim and bound.
     """
 
     subject: Literal["this run", "the recipe"]
@@ -209,7 +210,9 @@ class Finding(Row):
     rates: tuple[RateAt, ...] = ()
     trials_in: Count = 0
     trials_out: Count = 0
+    bound_method: Text = ""
     epsilon_bound: Epsilon | None = None
+    epsilon_credible: Epsilon | None = None
     epsilon_power: Epsilon | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     threshold_rule: Text = ""
@@ -221,14 +224,27 @@ class Finding(Row):
     @model_validator(mode="after")
     def _supported(self) -> Self:
         bound, power, claim = self.epsilon_bound, self.epsilon_power, self.claim_epsilon
-        if bound is not None and None in (self.confidence, self.delta):
-            raise ValueError("epsilon_bound needs its confidence and delta")
+        if bound is not None and (None in (self.confidence, self.delta) or not self.bound_method):
+            raise ValueError("epsilon_bound needs its method, confidence and delta")
         held = bound is not None and power is not None and claim is not None and bound <= claim < power
         if self.judgement == "CONSISTENT" and not held:
             raise ValueError("CONSISTENT needs a bound within a claim, and power above the claim")
         if self.judgement == "VIOLATED" and (bound is None or claim is None or bound <= claim):
             raise ValueError("VIOLATED needs a bound above a claim")
         return self
+
+
+class Risk(Row):
+    """What the best attack by one observer gains on single records: TPR - FPR, 0 for guessing.
+
+    ``highest``: of the record that looked most exposed beforehand. ``average``: over ``records`` records.
+    """
+
+    observer: Word
+    attack: Word
+    highest: Estimate
+    average: Number
+    records: Count
 
 
 class Skipped(Row):
@@ -265,6 +281,9 @@ class Variant(Row):
     findings: tuple[Finding, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     controls: tuple[Control, ...] = ()
+    game: Literal["add-or-remove", "replace-one"] = "add-or-remove"
+    """The neighbouring relation whose game the coins of shadow federations played."""
+    risks: tuple[Risk, ...] = ()
     unprotected: tuple[Word, ...] = ()
     substitutions: tuple[Word, ...] = ()
 
@@ -344,8 +363,11 @@ class Report(Row):
 
 
 def strongest(findings: Iterable[Finding]) -> Finding | None:
-    """The finding with the largest measured AUC, or None where none was measured."""
-    measured = [finding for finding in findings if finding.auc.value is not None]
+    """The finding with the largest measured AUC, or None where none was measured.
+
+    AUCs of bounds are of one record or one federation that was chosen for them, and aren't compared.
+    """
+    measured = [finding for finding in findings if finding.auc.value is not None and not finding.bound_method]
     return max(measured, key=lambda finding: finding.auc.value or 0.0, default=None)
 
 
@@ -371,5 +393,5 @@ def _judge_claims(variant: Variant) -> Verdict | None:
         return "fail"
     sound = bool(variant.controls) and all(control.passed for control in variant.controls)
     whole = not variant.skipped and promised <= {finding.observer for finding in tested}
-    held = all(finding.judgement == "CONSISTENT" for finding in tested)
-    return "pass" if sound and whole and held else "inconclusive"
+    held = {finding.observer for finding in tested if finding.judgement == "CONSISTENT"}
+    return "pass" if sound and whole and promised <= held else "inconclusive"

@@ -1,11 +1,12 @@
 """Shadow federations: a run's recipe played again and again on records that coins chose.
 
-All private records of all clients are candidates, and the public set, queries, method, models, rounds and
-student are the run's own. Initial weights and order are, too, since they follow from a seed that is no
-secret. Where clients train by DP-SGD, shadows are trained by the deployed code, with the deployed plan: the
-same sampling rate, noise and steps, so that they are held to the same epsilon, though they have about half as
-many records. Its noise, and that of class counts, is drawn afresh for every shadow. Where they train on a
-sample of their records without noise, shadows draw as large a share of theirs, afresh.
+Candidates are private records of all clients: all of them, or as many, drawn at random, as the configuration
+says. The public set, queries, method, models, rounds and student are the run's own. Initial weights and order
+are, too, since they follow from a seed that is no secret. Where clients train by DP-SGD, shadows are trained
+by the deployed code, with the deployed plan: the same sampling rate, noise and steps, so that they are held
+to the same epsilon, though where all records are candidates they have about half as many. Its noise, and that
+of class counts, is drawn afresh for every shadow. Where they train on a sample of their records without
+noise, shadows draw as large a share of theirs, afresh.
 
 Sealing isn't part of it, but for its groups: all sealings add up the same integers, so one set of shadows
 serves runs that differ in nothing else. This is a simulation: one process holds the records of all clients.
@@ -15,24 +16,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import overload
 
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from securefd import sight
+from securefd.attacks.answers import Answers
+from securefd.attacks.candidates import Candidates, Evidence, Part
 from securefd.checkpoint import unpack_state
-from securefd.config import resolved
-from securefd.data.splits import commit, public_hash
+from securefd.config import Config, resolved
+from securefd.data.splits import Split, commit, public_hash
+from securefd.defenses.claims import Relation
 from securefd.defenses.quantise import dequantise_sum
 from securefd.errors import AuditError
-from securefd.evaluation.coins import Bools, Coins, always_in, coins_of
+from securefd.evaluation.coins import Coins, coins_of
+from securefd.evaluation.game import Game
 from securefd.evaluation.play import Arrays, Play, Rows, play
-from securefd.folder import make, read_arrays, write_arrays
+from securefd.evaluation.stored import Stored, store
+from securefd.evaluation.tossing import toss
+from securefd.folder import make
 from securefd.manifest import versions
 from securefd.progress import Progress, Silent
 from securefd.recipe import Recipe
@@ -46,23 +53,25 @@ CHUNK = 8
 """Federations that are played side by side and stored together. A constant, because which models are stacked
 shows in the last bits of their weights, and results must not depend on the machine."""
 
-FORMAT = 1
+FORMAT = 2
+
+MOST_RESERVED = 500
+"""Test records, half of them at most, that attacks may compare candidates with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shadows:
     """Federations of one recipe, and which candidate took part in which.
 
-    ``x``, ``labels``, ``client``: the candidates and whose they are. ``membership``: (F, n_candidates).
-    ``commitment``: to the coins. ``coins`` and ``membership`` are private, so neither is printed.
+    ``about``: the candidates, and reserved records. ``rows``: ``(n,)`` where in its client's data each
+    candidate is. ``game``, ``coins``: private, so neither is printed.
     """
 
-    x: NDArray[np.float32] = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
-    client: NDArray[np.int64] = field(repr=False)
-    membership: Bools = field(repr=False)
+    about: Candidates = field(repr=False)
+    rows: NDArray[np.int64] = field(repr=False)
+    game: Game = field(repr=False)
     coins: Coins = field(repr=False)
-    played: Mapping[str, NDArray[Any]] = field(repr=False)
+    played: Stored = field(repr=False)
     setup: Play = field(repr=False)
     key: str
 
@@ -71,18 +80,39 @@ class Shadows:
         """The coins' salted hash, which may be published."""
         return self.coins.commitment
 
-    def views(self, observer: Observer, *, sealed: bool) -> tuple[View, ...]:
-        """What ``observer`` would have seen of each federation, in the form of a run's view."""
-        return tuple(
-            sight.view(
-                observer,
-                [self._travelled(f, number, sealed) for number in range(self.setup.recipe.settings.rounds)],
-                method=self.setup.recipe.method,
-                public=self.setup.public,
-                student=self._student(f).predict_proba,
-            )
-            for f in range(len(self.membership))
+    def views(self, observer: Observer, *, sealed: bool) -> Sequence[View]:
+        """What ``observer`` would have seen of each federation, in the form of a run's view.
+
+        Each is read from disk when it is asked for, so that all of them needn't fit in memory.
+        """
+        return _Views(self, observer, sealed)
+
+    def view(self, observer: Observer, federation: int, *, sealed: bool) -> View:
+        """What ``observer`` would have seen of one federation."""
+        rounds = range(self.setup.recipe.settings.rounds) if observer in ("server", "peer") else ()
+        return sight.view(
+            observer,
+            [self._travelled(federation, number, sealed) for number in rounds],
+            method=self.setup.recipe.method,
+            public=self.setup.public,
+            student=None if observer == "peer" else self._student(federation).predict_proba,
         )
+
+    def unprotected(self) -> Evidence:
+        """What a client's models, trained on its records alone without protection, say of its candidates."""
+        asked = self.setup.unprotected
+        own = np.flatnonzero(self.about.client == asked.client)
+        answered = [self.played.read("unprotected", f) for f in range(self.game.federations)]
+        probabilities = softmax(np.stack(answered).astype(np.float64), axis=-1)
+        some = len(self.about.population_labels) > 0
+        answers = Answers(
+            probabilities=probabilities[:, : len(own)],
+            labels=self.about.labels[own],
+            population=probabilities[:, len(own) :] if some else None,
+            population_labels=self.about.population_labels if some else None,
+        )
+        part = Part(candidates=own, answers=answers, records=self.about.take(own).records)
+        return Evidence(observer="nobody", signal="unprotected model", parts=(part,))
 
     def check(self, run: Run) -> None:
         """Raise AuditError unless ``run`` follows the recipe that was played, but for its sealing."""
@@ -94,7 +124,7 @@ class Shadows:
 
     def _travelled(self, federation: int, number: int, sealed: bool) -> Travelled:
         recipe = self.setup.recipe
-        levels = self.played[f"answers.{number}"][federation].astype(np.int64)
+        levels = self.played.read(f"answers.{number}", federation).astype(np.int64)
         block = recipe.blocks(levels.shape[1])[:1]
         n_clients = len(levels)
         releases = self.setup.releases
@@ -106,8 +136,8 @@ class Shadows:
                 [dequantise_sum(own.ravel(), block, recipe.bits, 1, reach)[0] for own in levels]
             )
         return Travelled(
-            queries=self.played[f"queries.{number}"],
-            consensus=self.played[f"consensus.{number}"][federation],
+            queries=self.played.read(f"queries.{number}", federation),
+            consensus=self.played.read(f"consensus.{number}", federation),
             mean=total / n_clients,
             answers=answers,
             grouped=self._grouped(levels),
@@ -131,9 +161,33 @@ class Shadows:
     def _student(self, federation: int) -> Student:
         assert self.setup.recipe.student is not None
         weights = {
-            name: values[federation] for name, values in self.played.items() if name.startswith("student.")
+            name: self.played.read(name, federation)
+            for name in self.played.names()
+            if name.startswith("student.")
         }
         return Student(spec=self.setup.recipe.student, state=unpack_state("student", weights))
+
+
+@dataclass(frozen=True, eq=False)
+class _Views(Sequence[View]):
+    """Views that are made when they are asked for."""
+
+    shadows: Shadows
+    observer: Observer
+    sealed: bool
+
+    def __len__(self) -> int:
+        return self.shadows.game.federations
+
+    @overload
+    def __getitem__(self, index: int) -> View: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[View]: ...
+    def __getitem__(self, index: int | slice) -> View | Sequence[View]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]  # raises IndexError, by which iteration ends
+        return self.shadows.view(self.observer, place, sealed=self.sealed)
 
 
 def shadows_of(run: Run, progress: Progress | None = None) -> Shadows:
@@ -144,43 +198,56 @@ def shadows_of(run: Run, progress: Progress | None = None) -> Shadows:
     Raises:
         AuditError: a method without public set, no candidates, or stored shadows that aren't what was stored.
     """
-    setup = Play.of(run)
-    if setup.recipe.student is None:
+    recipe = Recipe.of(run.config, run.split.input_shape, run.split.n_classes)
+    if recipe.student is None:
         raise AuditError(
-            f"method {setup.recipe.method.name!r} asks about no public input and has no student, so its "
+            f"method {recipe.method.name!r} asks about no public input and has no student, so its "
             "shadows would show an attacker nothing"
         )
     coins = coins_of(run.path / "audit")
-    _, rows = pool_of(run.split.clients)
-    labels = setup.pool.y
-    fixed = np.zeros(len(labels), dtype=np.bool_)
-    fixed[np.concatenate([always_in(labels, own) for own in rows])] = True
-    candidates = np.flatnonzero(~fixed)
-    if not len(candidates):
-        raise AuditError("no client has more than 2 records, so there are no candidates to toss coins for")
-    membership = coins.flips(run.config.audit.shadows, len(candidates))
-    present = np.ones((len(membership), len(labels)), dtype=np.bool_)
-    present[:, candidates] = membership
-    drawn: list[Rows] = [[own[takes[own]] for own in rows] for takes in present]
+    pool, rows = pool_of(run.split.clients)
+    tossed = toss(
+        coins,
+        pool.y,
+        rows,
+        federations=run.config.audit.shadows,
+        most=run.config.audit.candidates,
+        relation=_relation(run.config),
+    )
+    clients = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    starts = np.array([own[0] for own in rows])
+    reserved = reserved_of(run.split)
+    about = Candidates(
+        x=pool.x[tossed.candidates],
+        labels=pool.y[tossed.candidates],
+        client=clients[tossed.candidates],
+        population_x=run.split.test.x[reserved],
+        population_labels=run.split.test.y[reserved],
+        n_classes=pool.n_classes,
+    )
+    setup = Play.of(run, about)
     key = key_of(run, coins)
-    chunks = _chunks(run, setup, drawn, key, progress or Silent())
-    # Queries are everyone's; all else is stacked federation by federation.
-    played = {
-        name: chunks[0][name]
-        if name.startswith("queries.")
-        else np.concatenate([chunk[name] for chunk in chunks])
-        for name in chunks[0]
-    }
     return Shadows(
-        x=setup.pool.x[candidates],
-        labels=labels[candidates],
-        client=np.repeat(np.arange(len(rows)), [len(own) for own in rows])[candidates],
-        membership=membership,
+        about=about,
+        rows=tossed.candidates - starts[about.client],
+        game=tossed.game,
         coins=coins,
-        played=played,
+        played=_chunks(run, setup, tossed.drawn, key, progress or Silent()),
         setup=setup,
         key=key,
     )
+
+
+def reserved_of(split: Split) -> NDArray[np.int64]:
+    """Which test records attacks compare candidates with: spread evenly over the half with even numbers."""
+    even = np.arange(0, len(split.test), 2)
+    return even[np.linspace(0, len(even) - 1, min(len(even), MOST_RESERVED)).astype(np.int64)]
+
+
+def _relation(config: Config) -> Relation:
+    """The game matches the relation of a claim about records; one about clients covers either."""
+    privacy = config.privacy
+    return "add-or-remove" if privacy is None or privacy.unit == "client" else privacy.relation
 
 
 def key_of(run: Run, coins: Coins) -> str:
@@ -193,7 +260,7 @@ def key_of(run: Run, coins: Coins) -> str:
     tables = resolved(run.config)
     for name in ("name", "sealing", "performance"):
         del tables[name]
-    tables["audit"] = run.config.audit.shadows
+    tables["audit"] = [run.config.audit.shadows, run.config.audit.candidates]
     if "privacy" in tables:
         for name in ("ledger", "budget", "witness"):
             tables["privacy"].pop(name, None)
@@ -213,8 +280,8 @@ def key_of(run: Run, coins: Coins) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _chunks(run: Run, setup: Play, drawn: Sequence[Rows], key: str, progress: Progress) -> list[Arrays]:
-    """All chunks in order: those that are stored, and the others played now."""
+def _chunks(run: Run, setup: Play, drawn: Sequence[Rows], key: str, progress: Progress) -> Stored:
+    """All chunks in order: those that are there, and the others played now."""
     folder = run.path / "audit" / "shadows"
     make(folder)
     parts = [drawn[start : start + CHUNK] for start in range(0, len(drawn), CHUNK)]
@@ -223,9 +290,11 @@ def _chunks(run: Run, setup: Play, drawn: Sequence[Rows], key: str, progress: Pr
     with progress.stage("shadow federations", len(drawn)) as advance:
         advance(sum(len(part) for number, part in enumerate(parts) if number not in missing))
         for number, arrays in _played(setup, parts, missing, run.config.performance.workers):
-            write_arrays(paths[number], arrays | {"proof": _proof(arrays, key, number)})
+            store(paths[number], arrays, key, number)
             advance(len(parts[number]))
-    return [_read(path, key, number) for number, path in enumerate(paths)]
+    stored = Stored(paths=tuple(paths), size=CHUNK, shared=("queries.",))
+    stored.check(key)
+    return stored
 
 
 def _played(
@@ -241,23 +310,3 @@ def _played(
 
 def _numbered(setup: Play, rows: Sequence[Rows], number: int) -> tuple[int, Arrays]:
     return number, play(setup, rows)
-
-
-def _proof(arrays: Mapping[str, NDArray[Any]], key: str, number: int) -> NDArray[np.uint8]:
-    """A hash of a chunk's content, the place it belongs to, and what it was made of."""
-    digest = hashlib.sha256(f"{key} {number}\0".encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\0".encode())
-        digest.update(array.tobytes())
-    return np.frombuffer(digest.digest(), dtype=np.uint8)
-
-
-def _read(path: Path, key: str, number: int) -> Arrays:
-    arrays = read_arrays(path)
-    proof = arrays.pop("proof", None)
-    if proof is None or not np.array_equal(proof, _proof(arrays, key, number)):
-        raise AuditError(
-            f"{path} isn't what an audit of this run stored there; remove it, and it is played again"
-        )
-    return arrays

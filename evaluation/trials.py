@@ -1,148 +1,174 @@
-"""From federations to scores, and from scores to independent trials.
+"""Tests that bound epsilon, each fixed by one half of the federations and made on the other.
 
-Two designs, never mixed. *Turns*: each federation is the target once and all others are its shadows; good
-for AUC and TPR, but the turns share shadows, so they prove no epsilon. *Trials*: the first half of the
-federations are references; they fix the attack, the one record it is about and the threshold. Each other
-federation is then one trial. Given the references the trials are independent, because each is a fresh run
-with its own coins, and nothing about the test was chosen by looking at any of them.
+The first half are references: for each observer they single out the evidence and the attack, and the coin
+and threshold, or the number of guesses, that would have certified most among themselves. Then
+
+* *one record*: each other federation is one trial of that coin. Given the references the trials are
+  independent, because each is a fresh run with its own coins;
+* *one run*: all coins of the last federation are guessed at once, with all others for shadows. Its coins
+  are independent of one another and of all that was used to prepare.
+
+Nothing about a test was chosen by looking at what it is made on, so one test an observer and design is all
+that shares the error level, however many attacks were looked at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from securefd.attacks.membership import LEAST_SHADOWS, attackable, lira, loss_attack
-from securefd.errors import AuditError
-from securefd.evaluation.statistics import epsilon_lower_bound
+from securefd.attacks.candidates import Evidence
+from securefd.attacks.table import LEAST_SHADOWS, attackable
+from securefd.evaluation.bounds import epsilon_lower_bound
+from securefd.evaluation.game import Game
+from securefd.evaluation.one_run import one_run_epsilon
+from securefd.evaluation.scoring import Tried, references_of, scores
 
-Attack = Literal["loss", "lira"]
-ATTACKS: tuple[Attack, ...] = ("loss", "lira")
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
-THRESHOLD_RULE = (
-    "record and threshold fixed on the first half of the federations; "
+ONE_RECORD_RULE = (
+    "attack, record and threshold fixed on the first half of the federations; "
     "each of the others is one independent trial"
 )
+ONE_RUN_RULE = (
+    "attack and number of guesses fixed on the first half of the federations; "
+    "all coins of the last federation, the others being its shadows"
+)
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Of a one-run test's coins: guessed to have fallen so, and as many to have fallen otherwise."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """Counts of independent trials of one attack on one record, with a threshold fixed beforehand."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OneRecord:
+    """Attack ``tried`` on one ``coin``, guessed to have fallen so above ``threshold``."""
 
-    true_positives: int = 0
-    n_in: int = 0
-    false_positives: int = 0
-    n_out: int = 0
-
-
-def score(attack: Attack, targets: Floats, shadows: Floats, membership: Bools) -> Floats:
-    """Scores of confidences ``(t, n)``; NaN where there are too few IN or OUT shadows ``(m, n)``."""
-    if attack == "loss":
-        return loss_attack(targets)
-    usable = attackable(membership)
-    scores = np.full(targets.shape, np.nan)
-    if usable.any():
-        scores[:, usable] = lira(targets[:, usable], shadows[:, usable], membership[:, usable])
-    return scores
+    tried: Tried
+    coin: int = field(repr=False)
+    threshold: float = field(repr=False)
 
 
-def turns(attack: Attack, confidence: Floats, membership: Bools) -> Floats:
-    """Scores ``(F, n)`` with each federation attacked in its turn, all the others being its shadows."""
-    if attack == "loss":
-        return loss_attack(confidence)
-    scores = np.empty(confidence.shape)
-    for turn in range(len(confidence)):
-        others = np.arange(len(confidence)) != turn
-        scores[turn] = score(attack, confidence[[turn]], confidence[others], membership[others])[0]
-    return scores
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OneRun:
+    """Attack ``tried`` on all coins, of which ``guesses`` are guessed either way."""
+
+    tried: Tried
+    guesses: int
 
 
-def scored(scores: Floats, membership: Bools) -> list[tuple[Floats, Bools]]:
-    """The scores and members of each federation ``(F, n)``, without records that have no score (NaN).
-
-    Federations with fewer than two members or two non-members among them can't be measured and are left out.
-
-    Raises:
-        AuditError: none is left.
-    """
-    kept = [
-        (row[~np.isnan(row)], member[~np.isnan(row)]) for row, member in zip(scores, membership, strict=True)
-    ]
-    measurable = [(row, member) for row, member in kept if 2 <= member.sum() <= len(member) - 2]
-    if not measurable:
-        raise AuditError(
-            f"none of {len(scores)} federations has 2 members and 2 non-members that can be scored; "
-            "give more candidates or more federations"
-        )
-    return measurable
+def trials_of(game: Game) -> Ints:
+    """The others."""
+    return np.arange(game.federations // 2, game.federations)
 
 
-def references(n_federations: int) -> int:
-    """How many federations, the first ones, are references rather than trials."""
-    return n_federations // 2
+def prepare_one_record(tried: Sequence[Tried], game: Game, *, delta: float, alpha: float) -> OneRecord | None:
+    """What would have certified most on the references; None where they are too few to single out a coin."""
+    best: tuple[tuple[float, float, float], OneRecord] | None = None
+    known = references_of(game)
+    exposed: dict[int, int | None] = {}
+    for each in tried:
+        if id(each.piece) not in exposed:
+            exposed[id(each.piece)] = _exposed(each.piece, game)
+        coin = exposed[id(each.piece)]
+        if coin is None:
+            continue
+        seen, fell = each.among_references[:, coin], game.coins(each.piece.candidates)[known, coin]
+        if not np.isfinite(seen).all():
+            continue
+        threshold, bound, advantage = _threshold(seen, fell, delta=delta, alpha=alpha)
+        merit = (bound, advantage, each.strength(game))
+        if best is None or merit > best[0]:
+            best = merit, OneRecord(tried=each, coin=coin, threshold=threshold)
+    return None if best is None else best[1]
 
 
-def one_record(
-    attack: Attack, confidence: Floats, membership: Bools, *, delta: float, alpha: float
-) -> Trials:
-    """Independent trials of the record that looks most exposed among the references.
+def try_one_record(test: OneRecord, game: Game) -> tuple[Floats, Bools]:
+    """Scores and coins ``(t, g)`` of the federations that didn't prepare the test, which is about one g."""
+    piece, targets = test.tried.piece, trials_of(game)
+    found = scores(test.tried.attack, piece, game, targets, references_of(game))
+    return found, game.coins(piece.candidates)[targets]
 
-    ``confidence``, ``membership``: ``(F, n)``. ``delta`` and ``alpha`` are those of the bound to come: the
-    threshold is the one that would have certified most on the references. With too few references to
-    single out a record there are no trials, so nothing is certified.
-    """
-    half = references(len(confidence))
-    known, known_membership = confidence[:half], membership[:half]
-    # One more than the attack needs: each reference is scored by the others.
-    eligible = attackable(known_membership, LEAST_SHADOWS + 1)
+
+def prepare_one_run(tried: Sequence[Tried], game: Game, *, delta: float, alpha: float) -> OneRun | None:
+    """What would have certified most if each reference had been the one run; None without references."""
+    best: tuple[tuple[float, float], OneRun] | None = None
+    known = references_of(game)
+    for each in tried:
+        fell = game.coins(each.piece.candidates)[known]
+        for guesses in sorted({max(1, round(share * fell.shape[1])) for share in SHARES}):
+            right = [
+                _right(row[~np.isnan(row)], coin[~np.isnan(row)], guesses)
+                for row, coin in zip(each.among_references, fell, strict=True)
+                if (~np.isnan(row)).sum() >= 2 * guesses
+            ]
+            if not right:
+                continue
+            mean = float(np.mean(right))
+            bound = one_run_epsilon(int(mean), 2 * guesses, fell.shape[1], delta=delta, alpha=alpha)
+            merit = (bound, float((mean - guesses) / np.sqrt(guesses)))
+            if best is None or merit > best[0]:
+                best = merit, OneRun(tried=each, guesses=guesses)
+    return None if best is None else best[1]
+
+
+def try_one_run(test: OneRun, game: Game) -> tuple[Floats, Bools]:
+    """Scores and coins ``(g,)`` of the last federation, all others being its shadows; NaN where unknown."""
+    every = np.arange(game.federations)
+    piece = test.tried.piece
+    (found,) = scores(test.tried.attack, piece, game, every[-1:], every[:-1])
+    return found, game.coins(piece.candidates)[-1]
+
+
+def _right(scored: Floats, fell: Bools, guesses: int) -> int:
+    order = np.argsort(scored, kind="stable")
+    return int(fell[order[-guesses:]].sum() + (~fell[order[:guesses]]).sum())
+
+
+def _exposed(piece: Evidence, game: Game) -> int | None:
+    """The coin that shows most in the references' confidences; None if none fell both ways often enough."""
+    known = references_of(game)
+    fell = game.coins(piece.candidates)[known]
+    # One more than an attack needs: each reference is scored by the others.
+    eligible = attackable(fell, LEAST_SHADOWS + 1)
     if not eligible.any():
-        return Trials()
-    separation = np.where(eligible, _separation(known, known_membership), -np.inf)
-    record = int(np.argmax(separation))
-    seen = turns(attack, known, known_membership)[:, record]
-    threshold = _threshold(seen, known_membership[:, record], delta=delta, alpha=alpha)
-    guessed = score(attack, confidence[half:], known, known_membership)[:, record] > threshold
-    member = membership[half:, record]
-    return Trials(
-        true_positives=int((guessed & member).sum()),
-        n_in=int(member.sum()),
-        false_positives=int((guessed & ~member).sum()),
-        n_out=int((~member).sum()),
-    )
+        return None
+    told = game.told(piece.confidence[known], piece.candidates)
+    return int(np.argmax(np.where(eligible, _separation(told, fell), -np.inf)))
 
 
-def _separation(confidence: Floats, membership: Bools) -> Floats:
-    """How many standard deviations ``(n,)`` lie between a record's IN and OUT confidences.
+def _separation(confidence: Floats, fell: Bools) -> Floats:
+    """How many standard deviations ``(g,)`` lie between the confidences of either side of a coin.
 
-    The variance is half the record's own and half everyone's, lest a few values that agree by chance win.
+    The variance is half the coin's own and half everyone's, lest a few values that agree by chance win.
     """
-    n_in = np.maximum(membership.sum(axis=0), 1)
-    n_out = np.maximum((~membership).sum(axis=0), 1)
-    mean_in = np.where(membership, confidence, 0.0).sum(axis=0) / n_in
-    mean_out = np.where(membership, 0.0, confidence).sum(axis=0) / n_out
-    variance = ((confidence - np.where(membership, mean_in, mean_out)) ** 2).mean(axis=0)
+    n_in = np.maximum(fell.sum(axis=0), 1)
+    n_out = np.maximum((~fell).sum(axis=0), 1)
+    mean_in = np.where(fell, confidence, 0.0).sum(axis=0) / n_in
+    mean_out = np.where(fell, 0.0, confidence).sum(axis=0) / n_out
+    variance = ((confidence - np.where(fell, mean_in, mean_out)) ** 2).mean(axis=0)
     return np.asarray(
         (mean_in - mean_out) / np.sqrt((variance + variance.mean()) / 2 + 1e-30), dtype=np.float64
     )
 
 
-def _threshold(scores: Floats, member: Bools, *, delta: float, alpha: float) -> float:
-    """What would have certified most here; on a tie the larger TPR - FPR, then 0 if it is one of them."""
-    distinct = np.unique(scores)
+def _threshold(seen: Floats, fell: Bools, *, delta: float, alpha: float) -> tuple[float, float, float]:
+    """What would have certified most here, its bound, and its TPR - FPR; on a tie the larger of these."""
+    distinct = np.unique(seen)
     thresholds = np.append(0.0, (distinct[1:] + distinct[:-1]) / 2)
-    hits = (scores[member] > thresholds[:, None]).sum(axis=1)
-    misses = (scores[~member] > thresholds[:, None]).sum(axis=1)
-    n_in, n_out = int(member.sum()), int((~member).sum())
+    hits = (seen[fell] > thresholds[:, None]).sum(axis=1)
+    misses = (seen[~fell] > thresholds[:, None]).sum(axis=1)
+    n_in, n_out = int(fell.sum()), int((~fell).sum())
     merit = [
         (
             epsilon_lower_bound(int(hit), n_in, int(miss), n_out, delta=delta, alpha=alpha),
-            hit / n_in - miss / n_out,
+            float(hit / n_in - miss / n_out),
         )
         for hit, miss in zip(hits, misses, strict=True)
     ]
-    return float(thresholds[max(range(len(merit)), key=merit.__getitem__)])
+    place = max(range(len(merit)), key=merit.__getitem__)
+    return float(thresholds[place]), *merit[place]

@@ -53,6 +53,8 @@ def variant(
             report.Control(kind=each.kind, attack=each.attack, measured=each.measured, passed=each.passed)
             for each in (() if audit is None else audit.controls)
         ),
+        game="add-or-remove" if audit is None else audit.game,
+        risks=() if audit is None else tuple(map(_risk, audit.risks)),
         unprotected=tuple(_unprotected(run, recipe, audit)),
         substitutions=(*run.notes, *substitutions),
     )
@@ -182,6 +184,8 @@ def _finding(each: found.Finding) -> report.Finding:
         ),
         trials_in=each.trials_in,
         trials_out=each.trials_out,
+        bound_method=each.bound_method,
+        epsilon_credible=each.epsilon_credible,
         epsilon_bound=each.epsilon_bound,
         epsilon_power=each.epsilon_power,
         confidence=each.confidence,
@@ -190,6 +194,16 @@ def _finding(each: found.Finding) -> report.Finding:
         delta=each.delta,
         judgement=each.judgement,
         reason=each.reason,
+    )
+
+
+def _risk(each: found.Risk) -> report.Risk:
+    return report.Risk(
+        observer=each.observer,
+        attack=each.attack,
+        highest=report.estimate(each.highest, *each.highest_interval),
+        average=each.average,
+        records=each.records,
     )
 
 

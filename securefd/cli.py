@@ -208,9 +208,24 @@ def run(
 
 
 @app.command()
-def audit(run: RunFolder, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def audit(
+    run: RunFolder,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; else those of the run.")] = None,
+    backend: Annotated[str, typer.Option(help="Of joblib, by name, such as loky or ray.")] = "loky",
+    records: Annotated[
+        bool, typer.Option("--records", help="Also write RUN/audit/records.csv, private: risk by record.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Attack a run from every observer's view, and hold what was found against its claims."""
-    done = securefd.audit(securefd.load_run(run), progress=_progress(quiet))
+    done = securefd.audit(
+        securefd.load_run(run),
+        progress=_progress(quiet),
+        per_record=records,
+        workers=workers,
+        backend=backend,
+    )
     result = {**_plain(done), "judgement": done.judgement}
     _result(result, _audit_lines(done), as_json)
     raise typer.Exit(done.exit_code)

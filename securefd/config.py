@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from securefd import privacy_rules, rules
 from securefd.errors import ConfigError
 from securefd.refusals import explain
+from securefd.views import Observer
 
 LARGEST_FILE = 1_000_000
 """Bytes of a configuration; anything larger is another file given by mistake."""
@@ -239,13 +240,39 @@ class StudentConfig(Table):
     )
 
 
+class CanariesConfig(Table):
+    """Records that are made to test this run: a coin puts each into its client's training data."""
+
+    count: int = Field(ge=2, description="canaries of all clients together")
+    kind: Literal["mislabelled", "noise", "user"] = Field(
+        default="mislabelled",
+        description="records of clients under a wrong label, otherwise left out; noise under random labels; "
+        "or your own",
+    )
+    path: str = Field(default="", description="of kind user: an npz file with x and y, as records are")
+
+    @model_validator(mode="after")
+    def _own_file(self) -> CanariesConfig:
+        rules.check_canaries(self)
+        return self
+
+
 class AuditConfig(Table):
     """Who is assumed to attack, and with how many shadow federations."""
 
-    observers: tuple[Literal["server", "peer", "release"], ...] = Field(
-        default=("server", "peer", "release"), min_length=1, strict=False, description="who attacks"
+    observers: tuple[Observer, ...] = Field(
+        default=("server", "peer", "release", "label-only"),
+        min_length=1,
+        strict=False,
+        description="who attacks",
     )
     shadows: int = Field(default=32, ge=4, description="federations that are re-run to calibrate attacks")
+    candidates: int = Field(
+        default=2000, ge=4, description="records, drawn at random, whose membership coins decide in these"
+    )
+    canaries: CanariesConfig | None = Field(
+        default=None, description="records that are made to test one run; none, unless given"
+    )
 
 
 class PerformanceConfig(Table):
@@ -310,6 +337,7 @@ TABLES: Mapping[tuple[str, ...], type[Table]] = {
     ("privacy",): PrivacyConfig,
     ("student",): StudentConfig,
     ("audit",): AuditConfig,
+    ("audit", "canaries"): CanariesConfig,
     ("performance",): PerformanceConfig,
 }
 

@@ -161,7 +161,9 @@ def _same_student(runs: dict[str, Run]) -> str:
 def _promise(run: Run) -> str:
     """What every observer is promised; the weakest where they differ."""
     guarantees = [
-        claim_about_records(run.claims, observer).guarantee for observer in run.config.audit.observers
+        claim_about_records(run.claims, observer).guarantee
+        for observer in run.config.audit.observers
+        if observer != "label-only"  # decisions follow from the release
     ]
     given = [guarantee for guarantee in guarantees if guarantee is not None]
     if len(given) < len(guarantees):

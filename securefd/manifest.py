@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from securefd import __version__
+from securefd.canaries import commitments, draw_secrets
 from securefd.config import Config, config_hash, parse_config, to_toml
 from securefd.data.dataset import Dataset
 from securefd.data.splits import Split, commit, public_hash
@@ -48,10 +49,14 @@ def establish(folder: Path, config: Config, split: Split) -> dict[str, Any]:
     make(folder / "clients")
     for place in _salted(folder, split):
         _draw_salt(place)
+    wanted = config.audit.canaries
+    if wanted is not None and not (folder / "manifest.json").exists():
+        draw_secrets(folder, len(split.clients))
     now = {
         "format": FORMAT,
         "configuration": config_hash(config),
         **_of_data(folder, split),
+        **({} if wanted is None else {"canaries": commitments(folder, config, split)}),
         "device": config.performance.device,
         "versions": versions(),
     }

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from securefd.canaries import note_on, split_of
 from securefd.cautions import cautions
 from securefd.config import Config
-from securefd.data.splits import load_split
 from securefd.defenses.claims import (
     CENTRAL,
     DISTRIBUTED,
@@ -188,7 +188,7 @@ def plan(config: Config) -> Plan:
     however hopeless.
     """
     began = time.monotonic()
-    split = load_split(config.data, n_clients(config), config.seed)
+    split = split_of(config)
     recipe = Recipe.of(config, split.input_shape, split.n_classes)
     sizes = [len(own) for own in split.clients]
     weights = {spec: _weights(spec) for spec in dict.fromkeys(recipe.models)}
@@ -246,6 +246,7 @@ def plan(config: Config) -> Plan:
         cautions=(
             *cautions(config, recipe, private, sizes, [client.weights for client in clients], answers),
             *_about_liars(config),
+            *(() if config.audit.canaries is None else (note_on(config.audit.canaries),)),
         ),
     )
 

@@ -34,6 +34,7 @@ _EXAMPLES = {
     "privacy.unit": 'unit = "record" under [privacy]',
     "privacy.route": 'route = "dpsgd" under [privacy]',
     "privacy.relation": 'relation = "add-or-remove" or "replace-one" under [privacy]',
+    "audit.canaries.count": "count = 200 under [audit.canaries]",
     "privacy.delta": "delta = 1e-5 (below 1 / records of a client) under [privacy]",
     "privacy.sample": "sample = 60 (records that each client trains on) under [privacy]",
     "data.partition.kind": 'kind = "iid" in it',

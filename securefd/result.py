@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from securefd import sight
+from securefd.canaries import Canaries, canaries_of, check_commitment, split_of
 from securefd.checkpoint import unpack_state
 from securefd.config import Config, load_config
-from securefd.data.splits import Split, load_split
+from securefd.data.splits import Split
 from securefd.defenses.claims import Claim, Guarantee
 from securefd.errors import ModelError, RunError
 from securefd.fleet import State, predict
@@ -24,7 +25,7 @@ from securefd.folder import read_arrays, read_json, read_lines
 from securefd.manifest import check_data
 from securefd.methods import method_named
 from securefd.models import ModelSpec
-from securefd.rules import n_clients
+from securefd.nfdp import trained_on
 from securefd.sight import Grouped, Travelled
 from securefd.transcript import Received, read_transcript, transcript_path
 from securefd.views import Observer, View
@@ -61,9 +62,24 @@ class Run:
     @cached_property
     def split(self) -> Split:
         """The data again, as configured. Raises RunMismatch where they have changed since the run."""
-        split = load_split(self.config.data, n_clients(self.config), self.config.seed)
+        split = split_of(self.config)
         check_data(self.path, self.manifest, split)
         return split
+
+    def canaries(self, client: int) -> Canaries:
+        """One client's canaries and coins, as they were committed to. Raises RunMismatch if they aren't."""
+        made = canaries_of(self.path, self.config, self.split, client)
+        check_commitment(self.path, self.manifest, made, client)
+        return made
+
+    def trained_on(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Those of each client's ``rows``, one a record of its own, that it learnt from; no canary is one."""
+        if self.config.audit.canaries is None:
+            return trained_on(self.path, self.config, rows)
+        # Canaries come after a client's own records, and a sample may have drawn some.
+        included = [int(self.canaries(client).included.sum()) for client in range(len(rows))]
+        whole = [np.append(own, np.full(n, -1)) for own, n in zip(rows, included, strict=True)]
+        return [used[used >= 0] for used in trained_on(self.path, self.config, whole)]
 
     @cached_property
     def student(self) -> Student:

@@ -15,7 +15,7 @@ from securefd.defenses.robust import liars_tolerated
 from securefd.refusals import either, refusal, unknown_name
 
 if TYPE_CHECKING:
-    from securefd.config import Config, DataConfig, MethodConfig, SealingConfig
+    from securefd.config import CanariesConfig, Config, DataConfig, MethodConfig, SealingConfig
 
 TABLE_FILES = ("csv", "parquet")
 FILES = ("idx", "npz", *TABLE_FILES, "images")
@@ -83,6 +83,39 @@ def check(config: Config) -> None:
     seen = config.audit.observers
     if len(set(seen)) < len(seen):
         raise refusal("audit.observers", "must name each observer once", seen, "remove the repetition")
+    _check_asked(config)
+
+
+def check_canaries(canaries: CanariesConfig) -> None:
+    """Raise ConfigError for a path without its kind, or the kind without it."""
+    if canaries.kind == "user" and not canaries.path:
+        raise refusal(
+            "audit.canaries.path",
+            "must be given for audit.canaries.kind = 'user'",
+            canaries.path,
+            "give an npz file with x and y",
+        )
+    if canaries.kind != "user" and canaries.path:
+        raise refusal(
+            "audit.canaries.path",
+            f"must be left out for audit.canaries.kind = {canaries.kind!r}, which makes its own records",
+            canaries.path,
+            "remove it, or choose audit.canaries.kind = 'user'",
+        )
+
+
+def _check_asked(config: Config) -> None:
+    """Where nobody asks about an input, nobody can tell whether a canary was in."""
+    from securefd.methods import METHODS  # methods needs the models that this module checks
+
+    if config.audit.canaries is not None and not METHODS[config.method.name].public:
+        raise refusal(
+            "audit.canaries",
+            f"must be left out for method.name = {config.method.name!r}, which asks about no public input "
+            "and has no student, so that nothing shows an observer whether a canary was in",
+            config.audit.canaries.count,
+            "remove it, or choose another method, such as 'dsfl'",
+        )
 
 
 def method_options(method: MethodConfig) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from securefd import checkpoint, exchange
 from securefd.baselines import alone
+from securefd.canaries import note_on, split_of, with_canaries
 from securefd.cohort import Pool
 from securefd.config import Config
 from securefd.data.dataset import Dataset
-from securefd.data.splits import Split, load_split
+from securefd.data.splits import Split
 from securefd.defenses.claims import Claim
 from securefd.defenses.grouped import GroupedSealing
 from securefd.defenses.sealed import make_sealing
@@ -71,7 +72,7 @@ def run(config: Config, out: str | Path, progress: Progress | None = None, *, wi
     folder = Path(out)
     _check_place(folder)
     _check_device(config.performance.device)
-    split = load_split(config.data, n_clients(config), config.seed)
+    split = split_of(config)
     result = folder / "result.json"
     with one_thread():
         runner = None if result.exists() else _Runner(config, split, folder, progress or Silent())
@@ -153,6 +154,9 @@ class _Runner:
         rounds = self.config.method.rounds
         for name in ("models", "views"):
             make(self.folder / name)
+        if self.config.audit.canaries is not None:
+            self.split = with_canaries(self.folder, self.config, self.split)
+            self.pool, self.rows = pool_of(self.split.clients)
         self.rows = trained_on(self.folder, self.config, self.rows, fresh=not self._checkpoints())
         self.private = [
             PrivateClient(self.folder / "clients" / str(k), k, plan, self.config.privacy)
@@ -441,6 +445,8 @@ class _Runner:
             outcome = self.votes.outcome()
             metrics |= outcome.metrics()
             notes.append(outcome.note())
+        if self.config.audit.canaries is not None:
+            notes.append(note_on(self.config.audit.canaries))
         write_json(
             self.folder / "result.json",
             {

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from securefd.methods import Method
 from securefd.simplex import normalised
 from securefd.transcript import PEER
-from securefd.views import Observer, Predict, RoundView, View
+from securefd.views import Decide, Observer, Predict, RoundView, View
 
 Floats = NDArray[np.float64]
 ROUNDING = 0.05
@@ -66,14 +66,16 @@ def view(
     """What ``observer`` saw, answers turned into class probabilities.
 
     The server has what it opened and, since it distils it, the student. A peer (client 0) has the consensus
-    of each round. Whoever is given the release has the student only. ``student``: None where there is none.
+    of each round. Whoever is given the release has the student only, and whoever is ``label-only`` sees what
+    it decides. ``student``: None where there is none.
     """
-    seen = () if observer == "release" else rounds
+    seen = rounds if observer in ("server", "peer") else ()
     return View(
         observer=observer,
         public=public,
         rounds=tuple(_round(number, each, observer, method) for number, each in enumerate(seen)),
-        student=None if observer == "peer" else student,
+        student=student if observer in ("server", "release") else None,
+        decide=_decisions(student) if observer == "label-only" and student is not None else None,
         client=PEER if observer == "peer" else None,
     )
 
@@ -96,6 +98,13 @@ def _round(number: int, seen: Travelled, observer: Observer, method: Method) -> 
         sums=None if grouped is None else answered(grouped.means),
         groups=None if grouped is None else grouped.groups,
     )
+
+
+def _decisions(student: Predict) -> Decide:
+    def decide(x: NDArray[np.float32]) -> NDArray[np.int64]:
+        return np.asarray(student(x).argmax(axis=-1), dtype=np.int64)
+
+    return decide
 
 
 def _softmax(logits: Floats) -> Floats:

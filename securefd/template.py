@@ -92,8 +92,12 @@ colluders = 1                  # clients that may work with the server; must be 
 # self_training = 0            # rounds that they are cut into, if it labels all public inputs itself (try 4)
 
 [audit]
-# observers = ["server", "peer", "release"]
+# observers = ["server", "peer", "release", "label-only"]
 # shadows = 32                 # federations that are re-run to calibrate the attacks
+# candidates = 2000            # records whose membership coins decide in these, drawn at random
+#                              # canaries = { count = 200, kind = "mislabelled" }: records that are made to
+#                              # test this run, of which a coin puts each into its client's training data;
+#                              # or kind noise, or user with path = "canaries.npz"
 
 [performance]                  # changes nothing that is reported except times
 # device = "cpu"               # cpu | cuda | cuda:N | mps

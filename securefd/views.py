@@ -9,9 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Observer = Literal["server", "peer", "release"]
+Observer = Literal["server", "peer", "release", "label-only"]
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """Inputs ``(n, ...)`` to class probabilities ``(n, n_classes)``: a black box."""
+Decide = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+"""Inputs ``(n, ...)`` to the most probable class ``(n,)`` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,13 @@ class View:
     """All that one observer saw in one run.
 
     ``public``: ``(n_public, ...)`` the public inputs. ``student``: black-box access to the released
-    model, for whoever has it. ``observer`` names who saw it; a peer also knows which client it is.
+    model, for whoever has it; ``decide``: to its decisions, for whoever sees these alone. ``observer`` names
+    who saw it; a peer also knows which client it is.
     """
 
     observer: Observer
     public: NDArray[np.float32]
     rounds: tuple[RoundView, ...]
     student: Predict | None = None
+    decide: Decide | None = None
     client: int | None = None

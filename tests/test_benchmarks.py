@@ -20,6 +20,7 @@ def bench(monkeypatch, tmp_path):
     """The command, with nothing kept yet and every measurement replaced by a note that it was asked for."""
     from benchmarks import __main__ as command
     from benchmarks import (
+        calibration,
         client,
         communication,
         fleet,
@@ -29,11 +30,12 @@ def bench(monkeypatch, tmp_path):
         record,
         report,
         scale,
+        scoring,
         sealing,
     )
 
     asked = []
-    for part in (fleet, communication, sealing, homomorphic, noise, scale):
+    for part in (fleet, communication, sealing, homomorphic, noise, calibration, scoring, scale):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "PLACE", tmp_path / f"{name}.json")
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
@@ -94,9 +96,9 @@ def test_what_it_doesnt_know_is_refused(bench, only, capsys):
 def test_all_parts_are_measured_in_turn(bench):
     assert bench.main(["--mnist", "data"]) == 0
     folder = Path("data")
-    without = [("fleet",), ("communication",), ("sealing",), ("homomorphic",), ("noise",)]
+    without = ["fleet", "communication", "sealing", "homomorphic", "noise", "calibration", "scoring"]
     on_mnist = [("scale", folder), ("client", folder), ("record", folder), ("mnist", folder, None)]
-    assert bench.asked == [*without, *on_mnist]
+    assert bench.asked == [*((part,) for part in without), *on_mnist]
     assert (bench.place / "RESULTS.md").exists()
 
 
@@ -107,6 +109,7 @@ def test_all_parts_are_measured_in_turn(bench):
         ("communication", ("communication",)),
         ("sealing", ("sealing",)),
         ("homomorphic", ("homomorphic",)),
+        ("scoring", ("scoring",)),
         ("scale", ("scale", Path("data"))),
         ("client", ("client", Path("data"))),
         ("record", ("record", Path("data"))),
@@ -194,7 +197,7 @@ def test_the_benchmarks_own_architectures_learn_from_images():
 def test_an_empty_report_says_so_everywhere():
     text = written()
     assert lines(text, "`balanced`") == ["| `balanced` | not run | not run | 0 |"] * 2
-    assert text.count("\nnot run\n") == 8
+    assert text.count("\nnot run\n") == 10
     assert "met" not in text.replace("method", "")
     assert "missed" not in text.replace("misses", "")
 

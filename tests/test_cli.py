@@ -81,6 +81,7 @@ def an_audit(judgement: str, *, control: bool = True) -> Audit:
         auc=0.61,
         auc_interval=(0.5, 0.7),
         tpr={},
+        bound_method="one record",
         epsilon_bound=0.4,
         claim_epsilon=8.0,
         delta=1e-5,
@@ -238,7 +239,7 @@ def test_run_prints_metrics_claims_and_path(cli, face, federation, tmp_path) -> 
 @pytest.mark.parametrize(("judgement", "code"), [("CONSISTENT", 0), ("VIOLATED", 1), ("INCONCLUSIVE", 3)])
 def test_audit_ends_with_its_judgement(cli, face, judgement, code) -> None:
     face("load_run", lambda path: path)
-    face("audit", lambda run, progress: an_audit(judgement))
+    face("audit", lambda run, **_: an_audit(judgement))
     done = cli("audit", "somewhere")
     assert done.code == code
     assert done.out.splitlines()[-1] == f"judgement: {judgement}"
@@ -250,7 +251,7 @@ def test_audit_ends_with_its_judgement(cli, face, judgement, code) -> None:
 def test_audit_shows_what_was_skipped_and_what_failed(cli, face) -> None:
     skipped = Skipped(subject="this run", observer="peer", attack="loss", reason="no view was kept")
     face("load_run", lambda path: path)
-    face("audit", lambda run, progress: an_audit("CONSISTENT", control=False).including([skipped]))
+    face("audit", lambda run, **_: an_audit("CONSISTENT", control=False).including([skipped]))
     done = cli("audit", "somewhere")
     assert done.code == 3
     assert "this run, peer, loss: SKIPPED (no view was kept)" in done.out

@@ -32,13 +32,15 @@ DEFAULT_TEST = 300
 class Split:
     """Who holds what. ``public``: float32 ``(m, ...)``, what everyone may see.
 
-    ``encoder`` turns the source's raw columns into inputs; it knows public data and bounds only.
+    ``encoder`` turns the source's raw columns into inputs; it knows public data and bounds only. ``spare``:
+    by client, records that were set aside to make canaries of; none unless there are canaries.
     """
 
     clients: tuple[Dataset, ...] = field(repr=False)
     public: NDArray[np.float32] = field(repr=False)
     test: Dataset = field(repr=False)
     encoder: Encoder
+    spare: tuple[Dataset, ...] = field(default=(), repr=False)
 
     @property
     def n_classes(self) -> int:

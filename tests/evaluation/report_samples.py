@@ -13,6 +13,7 @@ from securefd.evaluation.report import (
     Provenance,
     RateAt,
     Report,
+    Risk,
     Seed,
     Sight,
     Skipped,
@@ -41,6 +42,7 @@ def finding(**changes: object) -> Finding:
         ),
         "trials_in": 16,
         "trials_out": 15,
+        "bound_method": "one record",
         "epsilon_bound": 0.4,
         "epsilon_power": 1.62,
         "confidence": 0.992,
@@ -51,6 +53,22 @@ def finding(**changes: object) -> Finding:
         "reason": "power is below the claim",
     }
     return Finding.model_validate(fields | changes)
+
+
+def measured(**changes: object) -> Finding:
+    """An attack that bounds nothing."""
+    nothing = {
+        "trials_in": 0,
+        "trials_out": 0,
+        "bound_method": "",
+        "epsilon_bound": None,
+        "epsilon_power": None,
+        "confidence": None,
+        "threshold_rule": "",
+        "claim_epsilon": None,
+        "reason": "turns bound nothing",
+    }
+    return finding(**(nothing | changes))
 
 
 def proven(observer: str) -> Claim:
@@ -86,11 +104,23 @@ def variant(name: str, **changes: object) -> Variant:
                 delta=1e-5,
             ),
         ),
-        "findings": tuple(finding(observer=o, reason=f"{name}: why for {o}") for o in OBSERVERS),
+        "findings": (
+            *(measured(observer=o) for o in OBSERVERS),
+            *(finding(observer=o, reason=f"{name}: why for {o}") for o in OBSERVERS),
+        ),
         "skipped": (
             Skipped(subject="this run", observer="peer", attack="all", reason=f"{name}: saw nothing"),
         ),
         "controls": (Control(kind="null", attack="LiRA", measured=f"{name}: nothing found", passed=True),),
+        "risks": (
+            Risk(
+                observer="server",
+                attack="lira on answers",
+                highest=Estimate(value=0.8, low=0.5, high=0.9),
+                average=0.1,
+                records=200,
+            ),
+        ),
         "unprotected": ("who took part",),
         "substitutions": (f"{name}: an MLP stands in",),
     }

@@ -47,7 +47,7 @@ def config(
     privacy: PrivacyConfig | None = None,
     shadows: int = 6,
     workers: int = 1,
-    observers: tuple[str, ...] = ("server", "peer", "release"),
+    observers: tuple[str, ...] = ("server", "peer", "release", "label-only"),
     student_steps: int = 20,
     method: str = "balanced",
     **settings: Any,

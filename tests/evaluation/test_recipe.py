@@ -8,13 +8,14 @@ from securefd.errors import AuditError, RunLocked
 from securefd.evaluation.coins import coins_of
 from securefd.evaluation.findings import Finding, Skipped
 from securefd.evaluation.findings_json import from_json, to_json
+from securefd.evaluation.game import Game
 from securefd.evaluation.recipe import audit
 from securefd.evaluation.shadows import shadows_of
 from securefd.folder import locked
 from securefd.result import Run
 from tests.evaluation.runs import DPSGD, config, tossed
 
-OBSERVERS = ("server", "peer", "release")
+OBSERVERS = ("server", "peer", "release", "label-only")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,9 @@ def by(audited, subject: str, observer: str, attack: str) -> Finding:
     (finding,) = [
         each
         for each in audited.outcomes
-        if (each.subject, each.observer, each.attack) == (subject, observer, attack)
+        if isinstance(each, Finding)
+        and not each.bound_method
+        and (each.subject, each.observer, each.attack) == (subject, observer, attack)
     ]
     return finding
 
@@ -57,10 +60,12 @@ def test_membership_of_another_federation_is_not_found(memorising, monkeypatch):
     """The same views held against coins that had nothing to do with them."""
     own = shadows_of(memorising)
     honest = audit(memorising, shadows=own)
-    wrong = audit(memorising, shadows=replace(own, membership=np.roll(own.membership, 1, axis=0)))
+    other = Game(membership=np.roll(own.game.membership, 1, axis=0))
+    wrong = audit(memorising, shadows=replace(own, game=other))
     for each in wrong.outcomes:
-        if each.subject == "the recipe":
+        if isinstance(each, Finding) and each.subject == "the recipe" and not each.bound_method:
             assert abs(each.auc - 0.5) < 0.08
+    assert [check.kind for check in wrong.controls if not check.passed] == ["positive"]
     assert by(honest, "the recipe", "server", "lira on answers").auc > 0.7
     audit(memorising)
 
@@ -68,18 +73,20 @@ def test_membership_of_another_federation_is_not_found(memorising, monkeypatch):
 def test_every_observer_is_asked_of_the_recipe_and_of_this_run(found):
     attacks = {(each.subject, each.observer) for each in found.outcomes}
     assert attacks == {(subject, o) for subject in ("the recipe", "this run") for o in OBSERVERS}
-    assert all(isinstance(each, Finding) for each in found.outcomes)
+    skipped = [each.attack for each in found.outcomes if isinstance(each, Skipped)]
+    assert set(skipped) <= {"in one record"}  # 16 federations may be too few for it
     assert found.federations == 16
 
 
 def test_without_a_claim_nothing_passes(found):
-    assert {each.claim_epsilon for each in found.outcomes} == {None}
+    findings = [each for each in found.outcomes if isinstance(each, Finding)]
+    assert {each.claim_epsilon for each in findings} == {None}
     assert (found.judgement, found.exit_code) == ("INCONCLUSIVE", 3)
 
 
 def test_members_and_reserved_records_of_this_run_are_as_many(memorising, found):
     split = memorising.split
-    count = min(sum(map(len, split.clients)), len(split.test))
+    count = len(split.test) // 2  # the others are what attacks compare with
     release = by(found, "this run", "release", "loss on student")
     assert (release.n_in, release.n_out) == (count, count)
     peer = by(found, "this run", "peer", "loss on consensus")
@@ -115,9 +122,10 @@ def test_stored_findings_tell_neither_membership_nor_seed(memorising, found):
     for secret in (coins.seed, coins.salt):
         assert secret.hex() not in text
     assert found.commitment == coins.commitment
-    # nothing in it is as long as the list of candidates, or of one federation's members
+    # no list of numbers, truths or words in it is as long as one of candidates or members
     lists = [value for value in walk(json.loads(text)) if isinstance(value, list)]
-    assert max(map(len, lists)) <= len(found.outcomes) < len(memorising.split.clients[0])
+    plain = [value for value in lists if not any(isinstance(each, dict | list) for each in value)]
+    assert max(map(len, plain)) <= 3
     assert all(isinstance(value, dict | list | str | float | int | None) for value in walk(json.loads(text)))
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -146,22 +154,22 @@ def test_a_sealed_run_shares_the_shadows_of_a_plain_one(folder, monkeypatch):
     second = audit(sealed, shadows=shadows)
     for observer, attack in (("release", "lira on student"), ("peer", "lira on consensus")):
         assert by(first, "the recipe", observer, attack) == by(second, "the recipe", observer, attack)
-    seen = {each.attack for each in second.outcomes if each.observer == "server"}
-    assert seen == {f"{a} on {s}" for a in ("loss", "lira") for s in ("total", "student")}
-    assert {e.attack for e in first.outcomes if e.observer == "server"} >= {"loss on answers"}
+    for done, signals in ((first, {"answers", "student"}), (second, {"total", "student"})):
+        attacks = [each.attack for each in done.outcomes if each.observer == "server"]
+        assert {each.rpartition(" on ")[2] for each in attacks if " on " in each} == signals
     assert not (sealed.path / "audit" / "shadows").exists()
 
 
 def test_a_claim_is_held_against_every_observer(folder):
     done = tossed(config(folder, name="private", privacy=DPSGD, shadows=12), folder / "private")
     audited = audit(done)
-    held = [each for each in audited.outcomes if each.subject == "the recipe"]
+    held = [each for each in audited.outcomes if isinstance(each, Finding) and each.bound_method]
     assert {each.observer for each in held} == set(OBSERVERS)
     for each in held:
         assert 7.9 < each.claim_epsilon <= 8.0
         assert each.delta == 1e-4
-        assert each.judgement == "INCONCLUSIVE"  # so few federations can't certify 8
-        assert "more federations" in each.reason
+        assert each.judgement == "INCONCLUSIVE"  # so few federations, and candidates, can't certify 8
+        assert "could have certified" in each.reason
 
 
 def test_a_method_without_public_set_is_skipped_with_a_reason(folder):
@@ -182,3 +190,46 @@ def test_only_the_configured_observers_are_asked(folder):
 def test_a_run_in_use_is_refused(memorising):
     with locked(memorising.path), pytest.raises(RunLocked):
         audit(memorising)
+
+
+# Who may know what
+
+
+def test_how_exposed_each_record_is_is_written_on_request_for_its_owner_alone(memorising, found):
+    path = memorising.path / "audit" / "records.csv"
+    assert not path.exists()
+    assert audit(memorising, per_record=True) == found
+    assert path.stat().st_mode & 0o777 == 0o600
+    header, *lines = path.read_text().splitlines()
+    assert header.split(",")[:3] == ["client", "record", "exposure to server"]
+    assert len(lines) == sum(map(len, memorising.split.clients))
+    first = [line.split(",") for line in lines if line.startswith("0,")]
+    assert [int(fields[1]) for fields in first] == list(range(len(memorising.split.clients[0])))
+    assert all(fields[3] == "" for fields in first)  # a peer isn't asked about its own records
+    assert all(0 <= float(fields[2]) <= 1 for fields in first)
+    path.unlink()
+
+
+def test_the_highest_and_the_average_risk_are_told(found):
+    for risk in found.risks:
+        low, high = risk.highest_interval
+        assert low <= risk.highest <= high
+        assert abs(risk.average) <= 1
+    assert from_json(to_json(found)).risks == found.risks
+
+
+def test_processes_and_backends_change_nothing(memorising, found):
+    assert audit(memorising, workers=2) == found
+    assert audit(memorising, backend="threading") == found
+    with pytest.raises(AuditError, match="'ray' isn't one that joblib knows"):
+        audit(memorising, backend="ray")
+
+
+def test_a_claim_about_replaced_records_is_put_to_pairs(folder):
+    privacy = DPSGD.model_copy(update={"relation": "replace-one"})
+    done = tossed(config(folder, name="pairs", privacy=privacy, shadows=12), folder / "pairs")
+    audited = audit(done)
+    assert audited.game == "replace-one"
+    held = [each for each in audited.outcomes if isinstance(each, Finding) and each.bound_method]
+    assert held
+    assert all(7.9 < each.claim_epsilon <= 8.0 for each in held)

@@ -23,7 +23,7 @@ from securefd.evaluation.report import (
     strongest,
 )
 from securefd.evaluation.report_json import from_json, to_json
-from tests.evaluation.report_samples import OBSERVERS, finding, proven, report, variant
+from tests.evaluation.report_samples import OBSERVERS, finding, measured, proven, report, variant
 
 
 def edited(**fields: object) -> str:
@@ -126,7 +126,7 @@ class TestVerdict:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"findings": (*held, finding())},
+            {"findings": (*held[1:], finding(observer=OBSERVERS[0]))},
             {"findings": held[:2]},
             {"skipped": (Skipped(subject="this run", observer="peer", attack="loss", reason="x"),)},
             {"controls": (Control(kind="null", attack="loss", measured="x", passed=False),)},
@@ -149,10 +149,11 @@ class TestVerdict:
 
 
 def test_strongest_leaves_out_what_was_not_measured() -> None:
-    unmeasured = finding(auc=Estimate(reason="no shadows"))
-    weak, strong = finding(auc=estimate(0.4)), finding(auc=estimate(0.6))
+    unmeasured = measured(auc=Estimate(reason="no shadows"))
+    weak, strong = measured(auc=estimate(0.4)), measured(auc=estimate(0.6))
     assert strongest([unmeasured, weak, strong]) == strong
     assert strongest([unmeasured]) is None
+    assert strongest([finding(auc=estimate(0.9)), weak]) == weak  # of one record that was chosen for it
 
 
 class TestJson:

@@ -5,20 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from securefd.attacks.candidates import Candidates
 from securefd.cohort import Cohort
 from securefd.errors import AuditError
 from securefd.evaluation import shadows as module
 from securefd.evaluation.coins import FEW, Coins, always_in, coins_of
 from securefd.evaluation.findings import Finding
+from securefd.evaluation.game import Game
 from securefd.evaluation.play import Play, play
 from securefd.evaluation.recipe import audit
 from securefd.evaluation.shadows import CHUNK, Shadows, shadows_of
+from securefd.evaluation.stored import Stored, store
+from securefd.evaluation.variants import recipe_of
 from securefd.private import DpSgdPlan
 from securefd.result import Run, load_run
 from securefd.runner import pool_of, run
 from tests.evaluation.runs import DPSGD, config
 
-OBSERVERS = ("server", "peer", "release")
+OBSERVERS = ("server", "peer", "release", "label-only")
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +42,36 @@ def shadows(plain) -> Shadows:
 
 def as_deployed(done: Run) -> Shadows:
     """One shadow in which everybody takes part."""
-    setup = Play.of(done)
-    everybody = np.ones((1, len(setup.pool.y)), dtype=bool)
+    pool, rows = pool_of(done.split.clients)
+    about = Candidates(
+        x=pool.x,
+        labels=pool.y,
+        client=np.zeros(len(pool.y), dtype=np.int64),
+        population_x=pool.x[:0],
+        population_labels=pool.y[:0],
+        n_classes=pool.n_classes,
+    )
+    setup = Play.of(done, about)
+    path = done.path / "everybody.safetensors"
+    store(path, play(setup, [rows]), "", 0)
     return Shadows(
-        x=setup.pool.x,
-        labels=setup.pool.y,
-        client=np.zeros(len(setup.pool.y), dtype=np.int64),
-        membership=everybody,
+        about=about,
+        rows=np.arange(len(pool.y)),
+        game=Game(membership=np.array([[True] * (len(pool.y) - 1) + [False]])),
         coins=Coins(seed=bytes(32), salt=bytes(32)),
-        played=play(setup, [pool_of(done.split.clients)[1]]),
+        played=Stored(paths=(path,), size=CHUNK, shared=("queries.",)),
         setup=setup,
         key="",
     )
+
+
+def everything(found: Shadows) -> dict[tuple[str, int], np.ndarray]:
+    """All that was played."""
+    return {
+        (name, f): found.played.read(name, f)
+        for name in found.played.names()
+        for f in range(found.game.federations)
+    }
 
 
 def assert_same(seen, other) -> None:
@@ -73,7 +95,7 @@ def test_a_shadow_of_everybody_is_the_deployed_run_bit_for_bit(folder, method):
     done = run(config(folder, "cnn", "mlp", "forest", method=method), folder / f"everybody-{method}")
     shadow = as_deployed(done)
     for name, weights in done.student.state.items():
-        np.testing.assert_array_equal(shadow.played[f"student.{name}"][0], weights.numpy())
+        np.testing.assert_array_equal(shadow.played.read(f"student.{name}", 0), weights.numpy())
     for observer in OBSERVERS:
         (seen,) = shadow.views(observer, sealed=False)
         deployed = done.view(observer)
@@ -82,6 +104,8 @@ def test_a_shadow_of_everybody_is_the_deployed_run_bit_for_bit(folder, method):
     asked = done.split.test.x[:5]
     (release,) = shadow.views("release", sealed=False)
     np.testing.assert_array_equal(release.student(asked), done.student.predict_proba(asked))
+    (decisions,) = shadow.views("label-only", sealed=False)
+    np.testing.assert_array_equal(decisions.decide(asked), done.view("label-only").decide(asked))
 
 
 @pytest.mark.parametrize("method", ROBUST)
@@ -90,7 +114,7 @@ def test_a_shadow_in_groups_is_the_deployed_run_bit_for_bit(folder, method):
     done = run(chosen, folder / f"grouped-{method}")
     shadow = as_deployed(done)
     for name, weights in done.student.state.items():
-        np.testing.assert_array_equal(shadow.played[f"student.{name}"][0], weights.numpy())
+        np.testing.assert_array_equal(shadow.played.read(f"student.{name}", 0), weights.numpy())
     for observer in OBSERVERS:
         (seen,) = shadow.views(observer, sealed=True)
         assert_same(seen, done.view(observer))
@@ -107,6 +131,7 @@ def test_an_audit_of_groups_attacks_their_sums(folder):
         if isinstance(each, Finding)
     }
     seen = {("server", "sums"), ("server", "student"), ("peer", "consensus"), ("release", "student")}
+    seen |= {("label-only", "labels")}
     assert found == {(subject, *pair) for subject in ("the recipe", "this run") for pair in seen}
 
 
@@ -119,6 +144,7 @@ def test_a_shadow_view_has_the_form_of_the_deployed_one(folder, plain, shadows, 
         for view in seen:
             assert (view.observer, view.client) == (deployed.observer, deployed.client)
             assert (view.student is None) == (deployed.student is None)
+            assert (view.decide is None) == (deployed.decide is None)
             for mine, theirs in zip(view.rounds, deployed.rounds, strict=True):
                 np.testing.assert_array_equal(mine.queries, theirs.queries)
                 for name in ("consensus", "total", "answers"):
@@ -144,19 +170,75 @@ def test_only_members_are_learnt_from(plain, shadows, monkeypatch):
     initial = Cohort.__init__
 
     def spy(self, members, pool, **options):
-        given.extend(member.rows for member in members if len(member.rows))
+        given.append([member.rows for member in members if len(member.rows)])
         initial(self, members, pool, **options)
 
     monkeypatch.setattr(Cohort, "__init__", spy)
     shutil.rmtree(plain.path / "audit" / "shadows")
     shadows_of(plain)
     pool, rows = pool_of(plain.split.clients)
-    assert len(given) == 6 * 3
-    assert len(shadows.labels) == len(pool.y)  # no client is tiny here
+    federations, students, alone = given
+    assert (len(federations), len(students), len(alone)) == (6 * 3, 0, 6)
+    assert len(shadows.about.labels) == len(pool.y)  # no client is tiny here
     for f in range(6):
         for k in range(3):
-            assert (np.isin(rows[k], given[3 * f + k]) == shadows.membership[f, rows[k]]).all()
-    np.testing.assert_array_equal(shadows.x, pool.x)
+            taken = federations[3 * f + k]
+            assert (np.isin(rows[k], taken) == shadows.game.membership[f, rows[k]]).all()
+        np.testing.assert_array_equal(alone[f], federations[3 * f + shadows.setup.unprotected.client])
+    np.testing.assert_array_equal(shadows.about.x, pool.x)
+    for place in (0, 57, len(pool.y) - 1):
+        owner = plain.split.clients[shadows.about.client[place]]
+        np.testing.assert_array_equal(owner.x[shadows.rows[place]], shadows.about.x[place])
+
+
+def test_as_many_candidates_as_are_wanted_and_everyone_else_takes_part(folder, monkeypatch):
+    settings = config(folder, name="some")
+    settings = settings.model_copy(update={"audit": settings.audit.model_copy(update={"candidates": 30})})
+    done = run(settings, folder / "some")
+    drawn = []
+    monkeypatch.setattr(module, "play", lambda setup, rows: drawn.extend(rows) or play(setup, rows))
+    found = shadows_of(done)
+    assert found.game.membership.shape == (6, 30)
+    assert len(np.unique(found.about.client)) == 3
+    total = sum(len(client) for client in done.split.clients)
+    for f, federation in enumerate(drawn):
+        assert sum(map(len, federation)) == total - 30 + found.game.membership[f].sum()
+
+
+def test_a_claim_about_replaced_records_is_put_to_pairs_of_one_client(folder, monkeypatch):
+    privacy = DPSGD.model_copy(update={"relation": "replace-one"})
+    done = run(config(folder, "mlp", "mlp", name="pairs", privacy=privacy, method="feddf"), folder / "pairs")
+    drawn = []
+    monkeypatch.setattr(module, "play", lambda setup, rows: drawn.extend(rows) or play(setup, rows))
+    found = shadows_of(done)
+    assert found.game.relation == "replace-one"
+    owners = found.about.client[found.game.pairs]
+    np.testing.assert_array_equal(owners[:, 0], owners[:, 1])
+    assert len(np.unique(found.game.pairs)) == len(found.about.labels)
+    odd = [len(client) % 2 for client in done.split.clients]
+    for federation in drawn:  # as many records in every federation: nobody is added or removed
+        sizes = [len(client) // 2 + one for client, one in zip(done.split.clients, odd, strict=True)]
+        assert [len(own) for own in federation] == sizes
+
+
+def test_what_a_client_alone_says_of_its_records_is_asked_without_protection(shadows):
+    piece = shadows.unprotected()
+    (part,) = piece.parts
+    client = shadows.setup.unprotected.client
+    np.testing.assert_array_equal(shadows.about.client[part.candidates], client)
+    assert part.answers.probabilities.shape == (6, len(part.candidates), 10)
+    assert part.answers.population.shape == (6, len(shadows.about.population_labels), 10)
+    inside = shadows.game.membership[:, part.candidates]
+    assert part.answers.confidence[inside].mean() > part.answers.confidence[~inside].mean()
+
+
+def test_views_are_read_when_they_are_asked_for(shadows):
+    views = shadows.views("server", sealed=False)
+    assert len(views) == 6
+    assert_same(views[-1], views[5])
+    assert [each.observer for each in views[1:3]] == ["server"] * 2
+    with pytest.raises(IndexError):
+        views[6]
 
 
 # Privacy
@@ -240,10 +322,10 @@ def test_a_tiny_client_keeps_two_records_of_different_classes_if_it_can(labels, 
 def test_a_repeated_audit_plays_nothing_again(plain, shadows, monkeypatch):
     monkeypatch.setattr(module, "play", lambda *given: pytest.fail("played again"))
     again = shadows_of(load_run(plain.path))
-    np.testing.assert_array_equal(again.membership, shadows.membership)
+    np.testing.assert_array_equal(again.game.membership, shadows.game.membership)
     assert (again.key, again.commitment) == (shadows.key, shadows.commitment)
-    for name, values in shadows.played.items():
-        np.testing.assert_array_equal(again.played[name], values)
+    for place, values in everything(shadows).items():
+        np.testing.assert_array_equal(again.played.read(*place), values)
 
 
 def test_an_interrupted_audit_goes_on_with_the_chunk_that_is_missing(folder, monkeypatch):
@@ -261,12 +343,12 @@ def test_an_interrupted_audit_goes_on_with_the_chunk_that_is_missing(folder, mon
         shadows_of(done)
     resumed = []
     monkeypatch.setattr(module, "play", lambda setup, rows: resumed.append(len(rows)) or real(setup, rows))
-    first = shadows_of(done)
+    first = everything(shadows_of(done))
     assert (played, resumed) == ([CHUNK], [2])
     shutil.rmtree(done.path / "audit" / "shadows")
     afresh = shadows_of(done)
-    for name, values in afresh.played.items():
-        np.testing.assert_array_equal(first.played[name], values)
+    for place, values in everything(afresh).items():
+        np.testing.assert_array_equal(first[place], values)
 
 
 def test_what_is_stored_is_held_to_its_content(folder, plain):
@@ -296,12 +378,12 @@ def test_a_chunk_of_other_coins_is_refused(folder, plain, shadows):
 
 def test_processes_change_nothing(folder):
     done = run(config(folder, shadows=CHUNK + 1, name="processes"), folder / "processes")
-    alone = shadows_of(done)
+    alone = everything(shadows_of(done))
     shutil.rmtree(done.path / "audit" / "shadows")
     performance = done.config.performance.model_copy(update={"workers": 2})
     together = shadows_of(replace(done, config=done.config.model_copy(update={"performance": performance})))
-    for name, values in alone.played.items():
-        np.testing.assert_array_equal(together.played[name], values)
+    for place, values in everything(together).items():
+        np.testing.assert_array_equal(alone[place], values)
 
 
 # Sharing
@@ -330,7 +412,7 @@ def test_groups_are_part_of_the_recipe(folder, groups):
         for sealing, given in (("plain", None), ("masked", groups))
     )
     coins = Coins(seed=bytes(32), salt=bytes(32))
-    assert Play.of(one).recipe.bits == Play.of(other).recipe.bits
+    assert recipe_of(one).bits == recipe_of(other).bits
     assert module.key_of(one, coins) != module.key_of(other, coins)
 
 

@@ -1,0 +1,233 @@
+"""What one observer's attacks prove: the tests of both designs, held against what it was promised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from securefd.defenses.claims import Guarantee
+from securefd.errors import AuditError
+from securefd.evaluation.bounds import (
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    epsilon_lower_bound,
+    epsilon_power,
+    joint_beta_epsilon,
+)
+from securefd.evaluation.findings import Finding, Outcome, Risk, Skipped
+from securefd.evaluation.game import Game
+from securefd.evaluation.judge import in_terms_of_game, judge_claim
+from securefd.evaluation.one_run import one_run, one_run_power
+from securefd.evaluation.scoring import FPRS, Tried
+from securefd.evaluation.statistics import auc, tpr_at_fpr
+from securefd.evaluation.trials import (
+    ONE_RECORD_RULE,
+    ONE_RUN_RULE,
+    prepare_one_record,
+    prepare_one_run,
+    try_one_record,
+    try_one_run,
+)
+
+ONE_RECORD = "one record, Clopper-Pearson"
+ONE_RUN = "one run, Steinke et al."
+_SPREAD = 0.05
+"""Level of a risk's interval."""
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How an observer's bounds are made.
+
+    ``promise``: what it is promised about records, or None. ``delta``: of the bounds where nothing is
+    promised. ``alpha``: the level of each bound.
+    """
+
+    promise: Guarantee | None
+    delta: float
+    alpha: float
+
+    def held(self, game: Game) -> Guarantee | None:
+        """The promise in terms of the game."""
+        return None if self.promise is None else in_terms_of_game(self.promise, game.relation)
+
+    def delta_in(self, game: Game) -> float:
+        """The delta of bounds in this game."""
+        held = self.held(game)
+        return self.delta if held is None else held.delta
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bounded:
+    """``outcomes``: of both designs. ``risk``: None where no record could be singled out. ``exposure``:
+    ``(n,)`` AUC of each candidate's own turns, NaN where unknown; private.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    risk: Risk | None
+    exposure: Floats = field(repr=False)
+
+
+def bounded(observer: str, tried: Sequence[Tried], game: Game, terms: Terms) -> Bounded:
+    """The bounds of one observer, from all attacks that it could make. What can't be tested is an outcome.
+
+    Where it could make none, there is nothing to test, which is an outcome of its evidence already.
+    """
+    outcomes: list[Outcome] = []
+    if not tried:
+        nothing = np.full(game.membership.shape[1], np.nan)
+        return Bounded(outcomes=(), risk=None, exposure=nothing)
+    risk = None
+    try:
+        finding, risk = _in_one_record(tried, game, terms)
+        outcomes.append(finding)
+    except AuditError as error:
+        outcomes.append(_skipped(observer, "in one record", error))
+    try:
+        outcomes.append(_in_one_run(tried, game, terms))
+    except AuditError as error:
+        outcomes.append(_skipped(observer, "in one run", error))
+    best = max(tried, key=lambda each: each.measured.auc.value)
+    return Bounded(outcomes=tuple(outcomes), risk=risk, exposure=_exposure(best, game))
+
+
+def _skipped(observer: str, attack: str, error: AuditError) -> Skipped:
+    return Skipped(subject="the recipe", observer=observer, attack=attack, reason=str(error))
+
+
+def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Finding, Risk]:
+    delta, alpha = terms.delta_in(game), terms.alpha
+    test = prepare_one_record(tried, game, delta=delta, alpha=alpha)
+    if test is None:
+        raise AuditError(
+            f"{game.federations} federations are too few to single out a record on half of them; run more"
+        )
+    found, fell = try_one_record(test, game)
+    scored, coin = found[:, test.coin], fell[:, test.coin]
+    guessed = scored > test.threshold
+    n_in, n_out = int(coin.sum()), int((~coin).sum())
+    if min(n_in, n_out) < 2:
+        raise AuditError(
+            f"only {n_in} federations with the record that was singled out, and {n_out} without it, are left "
+            "for trials; run more federations"
+        )
+    hits, misses = int((guessed & coin).sum()), int((guessed & ~coin).sum())
+    counts = {"true_positives": hits, "n_in": n_in, "false_positives": misses, "n_out": n_out}
+    finding = _finding(
+        test.tried,
+        scored,
+        coin,
+        game,
+        terms,
+        bound=epsilon_lower_bound(**counts, delta=delta, alpha=alpha),
+        power=epsilon_power(n_in, n_out, delta=delta, alpha=alpha),
+        credible=joint_beta_epsilon(**counts, delta=delta, alpha=alpha),
+        method=ONE_RECORD,
+        rule=ONE_RECORD_RULE,
+        remedy="run more federations",
+    )
+    tail = _SPREAD / 4  # of two rates, both ends each
+    above = (found > test.threshold) & ~np.isnan(found)
+    risk = Risk(
+        observer=test.tried.piece.observer,
+        attack=test.tried.name,
+        highest=hits / n_in - misses / n_out,
+        highest_interval=(
+            clopper_pearson_lower(hits, n_in, tail) - clopper_pearson_upper(misses, n_out, tail),
+            clopper_pearson_upper(hits, n_in, tail) - clopper_pearson_lower(misses, n_out, tail),
+        ),
+        average=float(above[fell].mean() - above[~fell].mean()),
+        records=found.shape[1],
+    )
+    return finding, risk
+
+
+def _in_one_run(tried: Sequence[Tried], game: Game, terms: Terms) -> Finding:
+    delta, alpha = terms.delta_in(game), terms.alpha
+    test = prepare_one_run(tried, game, delta=delta, alpha=alpha)
+    if test is None:
+        raise AuditError(f"{game.federations} federations are too few to prepare guesses with; run more")
+    found, fell = try_one_run(test, game)
+    known = ~np.isnan(found)
+    scored, coins = found[known], fell[known]
+    if len(scored) < 2 * test.guesses:
+        raise AuditError(f"only {len(scored)} coins can be guessed, of {2 * test.guesses} that were to be")
+    return _finding(
+        test.tried,
+        scored,
+        coins,
+        game,
+        terms,
+        bound=one_run(
+            scored,
+            coins,
+            delta=delta,
+            alpha=alpha,
+            positives=test.guesses,
+            negatives=test.guesses,
+            rng=np.random.default_rng(0),  # breaks ties without knowing the coins
+        ),
+        power=one_run_power(2 * test.guesses, len(scored), delta=delta, alpha=alpha),
+        credible=None,
+        method=ONE_RUN,
+        rule=ONE_RUN_RULE,
+        remedy="have more candidates",
+    )
+
+
+def _finding(
+    tried: Tried,
+    scored: Floats,
+    coins: Bools,
+    game: Game,
+    terms: Terms,
+    *,
+    bound: float,
+    power: float,
+    credible: float | None,
+    method: str,
+    rule: str,
+    remedy: str,
+) -> Finding:
+    """A finding of scores and coins ``(t,)`` that are independent trials."""
+    judgement, reason = judge_claim(terms.promise, game.relation, bound=bound, power=power, remedy=remedy)
+    claimed = terms.held(game) or terms.promise
+    area = auc(scored, coins)
+    return Finding(
+        subject="the recipe",
+        observer=tried.piece.observer,
+        attack=tried.name,
+        n_in=int(coins.sum()),
+        n_out=int((~coins).sum()),
+        auc=area.value,
+        auc_interval=area.interval,
+        tpr={fpr: tpr_at_fpr(scored, coins, fpr) for fpr in FPRS},
+        trials_in=int(coins.sum()),
+        trials_out=int((~coins).sum()),
+        bound_method=method,
+        epsilon_bound=bound,
+        epsilon_credible=credible,
+        epsilon_power=power,
+        confidence=1 - terms.alpha,
+        threshold_rule=rule,
+        claim_epsilon=None if claimed is None else claimed.epsilon,
+        delta=terms.delta_in(game),
+        judgement=judgement,
+        reason=reason,
+    )
+
+
+def _exposure(tried: Tried, game: Game) -> Floats:
+    """Of each candidate ``(n,)``, the AUC of its own turns; ties count half."""
+    scored, fell = tried.everywhere, game.coins(tried.piece.candidates)
+    n_in, n_out = fell.sum(axis=0), (~fell).sum(axis=0)
+    above = np.where(fell, rankdata(scored, axis=0), 0.0).sum(axis=0) - n_in * (n_in + 1) / 2
+    with np.errstate(invalid="ignore"):
+        return game.by_candidate(above / (n_in * n_out), tried.piece.candidates)
