@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +12,15 @@ from scipy.stats import rankdata
 
 from securefd.defenses.claims import Guarantee
 from securefd.errors import AuditError
-from securefd.evaluation.bounds import (
-    clopper_pearson_lower,
-    clopper_pearson_upper,
-    epsilon_lower_bound,
-    epsilon_power,
-    joint_beta_epsilon,
-)
-from securefd.evaluation.findings import Finding, Outcome, Risk, Skipped
+from securefd.evaluation.bounds import clopper_pearson_lower, clopper_pearson_upper
+from securefd.evaluation.findings import Finding, Outcome, Risk, Skipped, Subject
 from securefd.evaluation.game import Game
+from securefd.evaluation.gaussian_bounds import gaussian_one_run_epsilon
 from securefd.evaluation.judge import in_terms_of_game, judge_claim
-from securefd.evaluation.one_run import one_run, one_run_power
+from securefd.evaluation.one_run import guessed, one_run_epsilon
 from securefd.evaluation.scoring import FPRS, Tried
 from securefd.evaluation.statistics import auc, tpr_at_fpr
+from securefd.evaluation.thresholds import credible, fixed
 from securefd.evaluation.trials import (
     ONE_RECORD_RULE,
     ONE_RUN_RULE,
@@ -35,6 +32,7 @@ from securefd.evaluation.trials import (
 
 ONE_RECORD = "one record, Clopper-Pearson"
 ONE_RUN = "one run, Steinke et al."
+GAUSSIAN_ONE_RUN = "one run of a Gaussian mechanism, Mahloujifar et al."
 _SPREAD = 0.05
 """Level of a risk's interval."""
 
@@ -91,7 +89,7 @@ def bounded(observer: str, tried: Sequence[Tried], game: Game, terms: Terms) -> 
     except AuditError as error:
         outcomes.append(_skipped(observer, "in one record", error))
     try:
-        outcomes.append(_in_one_run(tried, game, terms))
+        outcomes += in_one_run(tried, game, terms)
     except AuditError as error:
         outcomes.append(_skipped(observer, "in one run", error))
     best = max(tried, key=lambda each: each.measured.auc.value)
@@ -103,37 +101,35 @@ def _skipped(observer: str, attack: str, error: AuditError) -> Skipped:
 
 
 def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Finding, Risk]:
-    delta, alpha = terms.delta_in(game), terms.alpha
-    test = prepare_one_record(tried, game, delta=delta, alpha=alpha)
+    level = {"delta": terms.delta_in(game), "alpha": terms.alpha}
+    test = prepare_one_record(tried, game, **level)
     if test is None:
         raise AuditError(
             f"{game.federations} federations are too few to single out a record on half of them; run more"
         )
     found, fell = try_one_record(test, game)
     scored, coin = found[:, test.coin], fell[:, test.coin]
-    guessed = scored > test.threshold
     n_in, n_out = int(coin.sum()), int((~coin).sum())
     if min(n_in, n_out) < 2:
         raise AuditError(
             f"only {n_in} federations with the record that was singled out, and {n_out} without it, are left "
             "for trials; run more federations"
         )
-    hits, misses = int((guessed & coin).sum()), int((guessed & ~coin).sum())
-    counts = {"true_positives": hits, "n_in": n_in, "false_positives": misses, "n_out": n_out}
+    made = fixed(scored, coin, threshold=test.threshold, **level)
     finding = _finding(
         test.tried,
-        scored,
-        coin,
+        (scored, coin),
         game,
         terms,
-        bound=epsilon_lower_bound(**counts, delta=delta, alpha=alpha),
-        power=epsilon_power(n_in, n_out, delta=delta, alpha=alpha),
-        credible=joint_beta_epsilon(**counts, delta=delta, alpha=alpha),
+        bound=made.epsilon,
+        power=made.power,
+        credible=credible(scored, coin, threshold=test.threshold, **level).epsilon,
         method=ONE_RECORD,
         rule=ONE_RECORD_RULE,
         remedy="run more federations",
     )
     tail = _SPREAD / 4  # of two rates, both ends each
+    hits, misses = made.true_positives, made.false_positives
     above = (found > test.threshold) & ~np.isnan(found)
     risk = Risk(
         observer=test.tried.piece.observer,
@@ -149,7 +145,21 @@ def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Fi
     return finding, risk
 
 
-def _in_one_run(tried: Sequence[Tried], game: Game, terms: Terms) -> Finding:
+def in_one_run(
+    tried: Sequence[Tried],
+    game: Game,
+    terms: Terms,
+    *,
+    subject: Subject = "the recipe",
+    mechanism: str | None = None,
+) -> tuple[Finding, ...]:
+    """What guessing all coins of the last federation proves.
+
+    ``mechanism``: "gaussian" for a second bound, at the same level, which holds for Gaussian noise alone.
+
+    Raises:
+        AuditError: too few federations or coins, or a mechanism for which there is no such bound.
+    """
     delta, alpha = terms.delta_in(game), terms.alpha
     test = prepare_one_run(tried, game, delta=delta, alpha=alpha)
     if test is None:
@@ -159,33 +169,43 @@ def _in_one_run(tried: Sequence[Tried], game: Game, terms: Terms) -> Finding:
     scored, coins = found[known], fell[known]
     if len(scored) < 2 * test.guesses:
         raise AuditError(f"only {len(scored)} coins can be guessed, of {2 * test.guesses} that were to be")
-    return _finding(
-        test.tried,
-        scored,
-        coins,
-        game,
-        terms,
-        bound=one_run(
-            scored,
-            coins,
+    # Ties are broken without knowing the coins.
+    high, low = guessed(scored, test.guesses, test.guesses, np.random.default_rng(0))
+    right = int(coins[high].sum() + (~coins[low]).sum())
+    made, coins_tossed = 2 * test.guesses, len(scored)
+    proven = partial(one_run_epsilon, guesses=made, canaries=coins_tossed, delta=delta, alpha=alpha)
+    bounds = [(ONE_RUN, proven(right), proven(made))]
+    if mechanism is not None:
+        gaussian = partial(
+            gaussian_one_run_epsilon,
+            guesses=made,
+            canaries=coins_tossed,
             delta=delta,
             alpha=alpha,
-            positives=test.guesses,
-            negatives=test.guesses,
-            rng=np.random.default_rng(0),  # breaks ties without knowing the coins
-        ),
-        power=one_run_power(2 * test.guesses, len(scored), delta=delta, alpha=alpha),
-        credible=None,
-        method=ONE_RUN,
-        rule=ONE_RUN_RULE,
-        remedy="have more candidates",
+            mechanism=mechanism,
+        )
+        bounds.append((GAUSSIAN_ONE_RUN, gaussian(right), gaussian(made)))
+    return tuple(
+        _finding(
+            test.tried,
+            (scored, coins),
+            game,
+            terms,
+            bound=bound,
+            power=power,
+            credible=None,
+            method=method,
+            rule=ONE_RUN_RULE,
+            remedy="have more candidates",
+            subject=subject,
+        )
+        for method, bound, power in bounds
     )
 
 
 def _finding(
     tried: Tried,
-    scored: Floats,
-    coins: Bools,
+    trials: tuple[Floats, Bools],
     game: Game,
     terms: Terms,
     *,
@@ -195,13 +215,15 @@ def _finding(
     method: str,
     rule: str,
     remedy: str,
+    subject: Subject = "the recipe",
 ) -> Finding:
     """A finding of scores and coins ``(t,)`` that are independent trials."""
+    scored, coins = trials
     judgement, reason = judge_claim(terms.promise, game.relation, bound=bound, power=power, remedy=remedy)
     claimed = terms.held(game) or terms.promise
     area = auc(scored, coins)
     return Finding(
-        subject="the recipe",
+        subject=subject,
         observer=tried.piece.observer,
         attack=tried.name,
         n_in=int(coins.sum()),

@@ -42,7 +42,7 @@ def mu_bound(
     Raises:
         AuditError: a mechanism that isn't "gaussian", counts that can't be, or alpha out of range.
     """
-    _check_gaussian(mechanism)
+    check_gaussian(mechanism)
     check_share("alpha", alpha)
     tpr = clopper_pearson_lower(true_positives, n_in, alpha / 2)
     fpr = clopper_pearson_upper(false_positives, n_out, alpha / 2)
@@ -76,7 +76,7 @@ def gaussian_one_run_epsilon(
     Raises:
         AuditError: a mechanism that isn't "gaussian", counts that can't be, or delta or alpha out of range.
     """
-    _check_gaussian(mechanism)
+    check_gaussian(mechanism)
     check_count("guesses", guesses, canaries, "the number of canaries")
     check_count("correct", correct, guesses, "the number of guesses")
     check_share("alpha", alpha)
@@ -139,7 +139,8 @@ def _refuted(mu: float, correct: int, guesses: int, canaries: int, alpha: float)
     return right + wrong > enough
 
 
-def _check_gaussian(mechanism: str) -> None:
+def check_gaussian(mechanism: str) -> None:
+    """Raise AuditError unless ``mechanism`` is "gaussian", and say what is wrong with others."""
     if mechanism != "gaussian":
         why = _OTHERS.get(mechanism, "no other mechanism has a Gaussian's curve")
         raise AuditError(

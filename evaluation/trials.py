@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from securefd.attacks.candidates import Evidence
 from securefd.attacks.table import LEAST_SHADOWS, attackable
-from securefd.evaluation.bounds import epsilon_lower_bound
 from securefd.evaluation.game import Game
 from securefd.evaluation.one_run import one_run_epsilon
 from securefd.evaluation.scoring import Tried, references_of, scores
+from securefd.evaluation.thresholds import best_threshold, fixed
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -80,8 +80,10 @@ def prepare_one_record(tried: Sequence[Tried], game: Game, *, delta: float, alph
         seen, fell = each.among_references[:, coin], game.coins(each.piece.candidates)[known, coin]
         if not np.isfinite(seen).all():
             continue
-        threshold, bound, advantage = _threshold(seen, fell, delta=delta, alpha=alpha)
-        merit = (bound, advantage, each.strength(game))
+        threshold = best_threshold(seen, fell, delta=delta, alpha=alpha)
+        made = fixed(seen, fell, threshold=threshold, delta=delta, alpha=alpha)
+        advantage = made.true_positives / made.n_in - made.false_positives / made.n_out
+        merit = (made.epsilon, advantage, each.strength(game))
         if best is None or merit > best[0]:
             best = merit, OneRecord(tried=each, coin=coin, threshold=threshold)
     return None if best is None else best[1]
@@ -154,21 +156,3 @@ def _separation(confidence: Floats, fell: Bools) -> Floats:
     return np.asarray(
         (mean_in - mean_out) / np.sqrt((variance + variance.mean()) / 2 + 1e-30), dtype=np.float64
     )
-
-
-def _threshold(seen: Floats, fell: Bools, *, delta: float, alpha: float) -> tuple[float, float, float]:
-    """What would have certified most here, its bound, and its TPR - FPR; on a tie the larger of these."""
-    distinct = np.unique(seen)
-    thresholds = np.append(0.0, (distinct[1:] + distinct[:-1]) / 2)
-    hits = (seen[fell] > thresholds[:, None]).sum(axis=1)
-    misses = (seen[~fell] > thresholds[:, None]).sum(axis=1)
-    n_in, n_out = int(fell.sum()), int((~fell).sum())
-    merit = [
-        (
-            epsilon_lower_bound(int(hit), n_in, int(miss), n_out, delta=delta, alpha=alpha),
-            float(hit / n_in - miss / n_out),
-        )
-        for hit, miss in zip(hits, misses, strict=True)
-    ]
-    place = max(range(len(merit)), key=merit.__getitem__)
-    return float(thresholds[place]), *merit[place]

@@ -32,6 +32,7 @@ _ERRORS = (
 _HOMES = {
     "Config": "securefd.config",
     "audit": "securefd.evaluation.recipe",
+    "audit_scores": "securefd.evaluation.any_model",
     "load_config": "securefd.config",
     "load_run": "securefd.result",
     "parse_config": "securefd.config",

@@ -209,7 +209,17 @@ def run(
 
 @app.command()
 def audit(
-    run: RunFolder,
+    run: Annotated[Path | None, typer.Argument(help="A folder that `securefd run` made.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Audit any model, from arrays, instead of a run.")
+    ] = None,
+    coin_flips: Annotated[
+        bool, typer.Option("--coin-flips", help="With --scores: independent fair coins decided membership.")
+    ] = False,
+    epsilon: Annotated[
+        float | None, typer.Option(help="With --scores: claimed for one record under add-or-remove.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="With --scores: of claim and bound.")] = 1e-5,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; else those of the run.")] = None,
     backend: Annotated[str, typer.Option(help="Of joblib, by name, such as loky or ray.")] = "loky",
     records: Annotated[
@@ -218,14 +228,26 @@ def audit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Attack a run from every observer's view, and hold what was found against its claims."""
-    done = securefd.audit(
-        securefd.load_run(run),
-        progress=_progress(quiet),
-        per_record=records,
-        workers=workers,
-        backend=backend,
-    )
+    """Attack a run from every observer's view, or any model's scores, and hold it against what is claimed."""
+    if (run is None) == (scores is None):
+        raise click.UsageError("name a run folder or --scores FILE.npz, and not both; see audit --help")
+    if run is None:
+        from securefd.defenses.claims import Guarantee
+        from securefd.evaluation.any_model import load_scores
+
+        claim = None
+        if epsilon is not None:
+            claim = Guarantee(epsilon=epsilon, delta=delta, unit="record", relation="add-or-remove")
+        assert scores is not None
+        done = securefd.audit_scores(**load_scores(scores), claim=claim, coin_flips=coin_flips, delta=delta)
+    else:
+        done = securefd.audit(
+            securefd.load_run(run),
+            progress=_progress(quiet),
+            per_record=records,
+            workers=workers,
+            backend=backend,
+        )
     result = {**_plain(done), "judgement": done.judgement}
     _result(result, _audit_lines(done), as_json)
     raise typer.Exit(done.exit_code)

@@ -176,7 +176,9 @@ def _attacks(audits: dict[str, Audit]) -> str:
     """The largest AUC on each variant's recipe, with its 95% interval."""
     found = []
     for name, done in audits.items():
-        best = max(_of_recipe(done), key=lambda each: each.auc, default=None)
+        # Bounds are made on one record or federation each, whose AUCs aren't the attacks'.
+        measured = [each for each in _of_recipe(done) if not each.bound_method]
+        best = max(measured, key=lambda each: each.auc, default=None)
         if best is None:
             found.append(f"{name} none ran")
             continue
@@ -186,7 +188,7 @@ def _attacks(audits: dict[str, Audit]) -> str:
 
 
 def _judgement(done: Audit) -> str:
-    findings = _of_recipe(done)
+    findings = [each for each in _of_recipe(done) if each.bound_method]
     if not findings:
         return f"{done.judgement}; no bound could be made"
     most = max(findings, key=lambda each: each.epsilon_bound or 0.0)
