@@ -25,7 +25,6 @@ from securefd.evaluation.findings_json import to_json
 from securefd.evaluation.shadows import Shadows, reserved_of, shadows_of
 from securefd.folder import locked, make, write_bytes
 from securefd.methods import method_named
-from securefd.nfdp import trained_on
 from securefd.progress import Progress, Silent
 from securefd.result import Run
 from securefd.rng import generator
@@ -175,7 +174,7 @@ def _this_run(run: Run, observers: Sequence[Observer]) -> tuple[Outcome, ...]:
     owners = np.repeat(np.arange(len(split.clients)), [len(client) for client in split.clients])
     x = np.concatenate([client.x for client in split.clients])
     labels = np.concatenate([client.y for client in split.clients])
-    used = np.concatenate(trained_on(run.path, run.config, pool_of(split.clients)[1]))
+    used = np.concatenate(run.trained_on(pool_of(split.clients)[1]))
     owners, x, labels = owners[used], x[used], labels[used]
     reserved = reserved_of(split)
     left = np.setdiff1d(np.arange(len(split.test)), reserved)

@@ -166,9 +166,10 @@ def _why(verdict: types.Verdict, variants: Sequence[Variant]) -> str:
             return f"The audit of {each.name} isn't whole: {each.skipped[0].reason}."
     held = [f for v in claiming for f in v.findings if f.claim_epsilon is not None]
     open_ = [finding for finding in held if finding.judgement == "INCONCLUSIVE"]
-    return (
-        f"No attack contradicts a claim, but {open_[0].reason}." if open_ else "Not every claim was tested."
-    )
+    if not open_:
+        return "Not every claim was tested."
+    nearest = max(open_, key=lambda finding: finding.epsilon_power or 0.0)
+    return f"No attack contradicts a claim, but {nearest.reason}."
 
 
 VIEWS = (

@@ -18,6 +18,7 @@ from securefd.config import (
     StudentConfig,
 )
 from securefd.defenses.claims import claim_about_records
+from securefd.evaluation.audit import DELTA
 from securefd.evaluation.findings import Audit, Finding
 from securefd.evaluation.recipe import audit
 from securefd.evaluation.shadows import shadows_of
@@ -118,7 +119,7 @@ def demo(out: str | Path, progress: Progress | None = None) -> list[str]:
 
 
 def _story(runs: dict[str, Run], audits: dict[str, Audit], folder: Path) -> list[str]:
-    """Ten lines that a person understands."""
+    """Eleven lines that a person understands."""
     plain, sealed, private = (runs[name].metrics for name in ("plain", "sealed", "private"))
     return [
         f"Five clients with four kinds of model; accuracy on {plain['test.records']} test images in per "
@@ -137,6 +138,8 @@ def _story(runs: dict[str, Run], audits: dict[str, Audit], folder: Path) -> list
         "hiding single answers is not privacy.",
         f"Promised about a record, sealed and private: {_promise(runs['private'])}.",
         f"Strongest membership attack (AUC, 0.5 is guessing): {_attacks(audits)}.",
+        f"Leaked for certain (for one record, add-or-remove, delta = {DELTA:g}, 95% confidence an audit): "
+        f"{_leaked(audits)}.",
         f"The audit of the private one: {_judgement(audits['private'])}.",
         f"The report: {folder / 'report.html'} and {folder / 'report.json'}",
     ]
@@ -184,6 +187,20 @@ def _attacks(audits: dict[str, Audit]) -> str:
             continue
         low, high = best.auc_interval
         found.append(f"{name} {best.auc:.2f} [{low:.2f}, {high:.2f}] by the {best.observer}")
+    return ", ".join(found)
+
+
+def _leaked(audits: dict[str, Audit]) -> str:
+    """The largest bound of each variant's recipe."""
+    found = []
+    for name, done in audits.items():
+        bounds = [each for each in _of_recipe(done) if each.epsilon_bound]
+        most = max(bounds, key=lambda each: each.epsilon_bound or 0.0, default=None)
+        found.append(
+            f"{name} nothing"
+            if most is None
+            else f"{name} epsilon = {most.epsilon_bound:.2f} at least, to the {most.observer}"
+        )
     return ", ".join(found)
 
 

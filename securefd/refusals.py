@@ -18,7 +18,7 @@ Tables = Mapping[tuple[str, ...], type["BaseModel"]]
 
 LATER: Mapping[str, frozenset[str]] = {
     "method.name": frozenset({"selective", "fedproto"}),
-    "audit.observers": frozenset({"keyholder", "coalition", "label-only"}),
+    "audit.observers": frozenset({"keyholder", "coalition"}),
 }
 """Names that are planned. They are refused as such, so that nobody looks for a typing error."""
 

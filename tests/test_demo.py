@@ -36,9 +36,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Config]:
     return small
 
 
-def test_ten_true_lines_and_a_report(tmp_path: Path, small: dict[str, Config]) -> None:
+def test_eleven_true_lines_and_a_report(tmp_path: Path, small: dict[str, Config]) -> None:
     lines = demo.demo(tmp_path)
-    assert len(lines) == 10
+    assert len(lines) == 11
     runs = {name: load_run(tmp_path / "runs" / name) for name in small}
     for line, name in ((lines[1], "plain"), (lines[2], "sealed"), (lines[3], "private")):
         assert f"student {100 * runs[name].metrics['student.accuracy']:.1f}" in line.replace("has ", "")
@@ -46,8 +46,9 @@ def test_ten_true_lines_and_a_report(tmp_path: Path, small: dict[str, Config]) -
     assert "plain and sealed: nothing and nothing" in lines[5]
     assert "epsilon = 8" in lines[6] or "epsilon = 7.9" in lines[6]
     assert "delta = 1e-05) for one record, add-or-remove, against server, peer, release" in lines[6]
-    assert lines[8].startswith("The audit of the private one: INCONCLUSIVE")
-    assert f"{tmp_path / 'report.html'}" in lines[9]
+    assert lines[8].startswith("Leaked for certain (for one record, add-or-remove, delta = 1e-05, 95%")
+    assert lines[9].startswith("The audit of the private one: INCONCLUSIVE")
+    assert f"{tmp_path / 'report.html'}" in lines[10]
 
     report = from_json((tmp_path / "report.json").read_text())
     assert [variant.name for variant in report.variants] == [config.name for config in small.values()]

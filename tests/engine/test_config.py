@@ -154,7 +154,7 @@ def test_small_one_gets_every_default() -> None:
     assert (config.data.public, config.data.test) == (500, 300)
     assert config.sealing == SealingConfig()
     assert config.privacy is None
-    assert config.audit.observers == ("server", "peer", "release")
+    assert config.audit.observers == ("server", "peer", "release", "label-only")
     assert config.method.temperature == METHODS["dsfl"].options.temperature
     assert config.method.power is None
 

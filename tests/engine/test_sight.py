@@ -33,6 +33,7 @@ def seen(observer, method="dsfl", answers=True, values=PROBABILITIES, consensus=
         ("server", {"answers", "total", "consensus", "student"}),
         ("peer", {"consensus"}),
         ("release", {"student"}),
+        ("label-only", {"decide"}),
     ],
 )
 def test_each_observer_has_its_own_and_no_more(observer, has):
@@ -43,7 +44,7 @@ def test_each_observer_has_its_own_and_no_more(observer, has):
         for name in ("answers", "total", "consensus")
         if getattr(part, name) is not None
     }
-    assert found | ({"student"} if view.student else set()) == has
+    assert found | {name for name in ("student", "decide") if getattr(view, name)} == has
     assert view.client == (PEER if observer == "peer" else None)
     assert view.public is PUBLIC
 
@@ -61,6 +62,12 @@ def test_the_server_has_the_mean_of_each_group():
     (part,) = seen("server", "median", answers=False, grouped=GROUPED).rounds
     np.testing.assert_allclose(part.sums, [PROBABILITIES, PROBABILITIES[::-1]], rtol=1e-12)
     np.testing.assert_array_equal(part.groups, [0, 1, -1, 0])
+
+
+def test_who_sees_decisions_sees_no_probability():
+    decided = seen("label-only").decide(PUBLIC)
+    np.testing.assert_array_equal(decided, student(PUBLIC).argmax(axis=1))
+    assert decided.dtype == np.int64
 
 
 @pytest.mark.parametrize("observer", ["peer", "release"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from securefd import manifest
 from securefd.attacks.answers import Answers, Records
 from securefd.attacks.candidates import Evidence, Part
 from securefd.config import AuditConfig, CanariesConfig, Config, PrivacyConfig
@@ -45,6 +46,18 @@ def with_canaries(
     return chosen.model_copy(update={"audit": audit})
 
 
+def tossed(settings: Config, folder: Path) -> Run:
+    """A run whose coins are always the same: a sound control fails once in a thousand audits."""
+
+    def draw(folder: Path, clients: int) -> None:
+        for client in range(clients):
+            (folder / "clients" / str(client) / "canaries").write_bytes(bytes(range(client, client + 64)))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(manifest, "draw_secrets", draw)
+        return run(settings, folder, with_local=False)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("canaries")
@@ -54,14 +67,14 @@ def place(tmp_path_factory) -> Path:
 def memorised(place: Path) -> Run:
     """A run without any protection that learns its records by heart."""
     settings = with_canaries(place, 66, rounds=3, local_steps=150)
-    return run(settings, place / "memorised", with_local=False)
+    return tossed(settings, place / "memorised")
 
 
 @pytest.fixture(scope="module")
 def strict(place: Path) -> Run:
     """One that promises epsilon = 1 for a record."""
     settings = with_canaries(place, 240, "noise", privacy=STRICT, local_steps=40)
-    return run(settings, place / "strict", with_local=False)
+    return tossed(settings, place / "strict")
 
 
 def findings(outcomes: tuple[Outcome, ...]) -> dict[str, Finding]:
@@ -111,10 +124,10 @@ def test_records_that_are_learnt_by_heart_are_found(memorised: Run) -> None:
         "label-only canaries: loss on labels",
     ]
     server = found["server canaries: loss on answers"]
-    assert server.auc > 0.8
+    assert server.auc > 0.9
     assert server.auc_interval[0] > 0.65
     assert server.epsilon_bound is not None
-    assert server.epsilon_bound > 0.3
+    assert server.epsilon_bound > 0.8
     assert server.tpr[0.1].value is not None
     assert server.tpr[0.1].value > 0.4
     for finding in found.values():
@@ -347,7 +360,7 @@ def test_coins_that_are_all_the_same_teach_nothing() -> None:
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
 def test_its_bounds_are_above_the_truth_as_seldom_as_promised(epsilon: float) -> None:
     """Randomised response on each coin, and features besides that know nothing of any."""
-    alpha, seeds = 0.05, 400
+    alpha, seeds = 0.05, 200
     above = {"loss": 0, "learnt": 0}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
