@@ -40,8 +40,9 @@ ONE_RUN_RULE = (
     "all coins of the last federation, the others being its shadows"
 )
 
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
-"""Of a one-run test's coins: guessed to have fallen so, and as many to have fallen otherwise."""
+SHARES = (0.2, 0.1, 0.05, 0.02, 0.5)
+"""Of a one-run test's coins: guessed to have fallen so, and as many to have fallen otherwise. Where none of
+them would have certified anything, the first: fewer guesses could certify little even if all were right."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,11 +99,12 @@ def try_one_record(test: OneRecord, game: Game) -> tuple[Floats, Bools]:
 
 def prepare_one_run(tried: Sequence[Tried], game: Game, *, delta: float, alpha: float) -> OneRun | None:
     """What would have certified most if each reference had been the one run; None without references."""
-    best: tuple[tuple[float, float], OneRun] | None = None
+    best: tuple[tuple[float, int, float], OneRun] | None = None
     known = references_of(game)
     for each in tried:
         fell = game.coins(each.piece.candidates)[known]
-        for guesses in sorted({max(1, round(share * fell.shape[1])) for share in SHARES}):
+        for rank, share in enumerate(SHARES):
+            guesses = max(1, round(share * fell.shape[1]))
             right = [
                 _right(row[~np.isnan(row)], coin[~np.isnan(row)], guesses)
                 for row, coin in zip(each.among_references, fell, strict=True)
@@ -112,7 +114,7 @@ def prepare_one_run(tried: Sequence[Tried], game: Game, *, delta: float, alpha: 
                 continue
             mean = float(np.mean(right))
             bound = one_run_epsilon(int(mean), 2 * guesses, fell.shape[1], delta=delta, alpha=alpha)
-            merit = (bound, float((mean - guesses) / np.sqrt(guesses)))
+            merit = (bound, -rank, mean / guesses)
             if best is None or merit > best[0]:
                 best = merit, OneRun(tried=each, guesses=guesses)
     return None if best is None else best[1]

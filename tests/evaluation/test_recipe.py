@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from securefd.defenses import dpsgd
 from securefd.errors import AuditError, RunLocked
 from securefd.evaluation.coins import coins_of
 from securefd.evaluation.findings import Finding, Skipped
@@ -233,3 +234,44 @@ def test_a_claim_about_replaced_records_is_put_to_pairs(folder):
     held = [each for each in audited.outcomes if isinstance(each, Finding) and each.bound_method]
     assert held
     assert all(7.9 < each.claim_epsilon <= 8.0 for each in held)
+
+
+# A claim that is wrong, and one that isn't
+
+
+def _claiming_one(folder, name: str) -> Run:
+    privacy = DPSGD.model_copy(update={"epsilon": 1.0, "learning_rate": 2.0})
+    steps = {"local_steps": 400, "digest_steps": 0, "student_steps": 100, "rounds": 1, "queries": 80}
+    settings = config(
+        folder, "mlp", "mlp", name=name, method="feddf", privacy=privacy, shadows=16, batch_size=32, **steps
+    )
+    return tossed(settings, folder / name)
+
+
+def _in_one_run(audited) -> dict[str, Finding]:
+    findings = [each for each in audited.outcomes if isinstance(each, Finding)]
+    return {each.observer: each for each in findings if each.bound_method.startswith("one run")}
+
+
+def test_noise_that_was_switched_off_by_accident_violates_the_claim(folder, monkeypatch):
+    """Run and shadows train by the same deployed code, which adds no noise and claims epsilon = 1."""
+
+    def silent(optimizer) -> None:
+        for parameter in optimizer.params:
+            parameter.grad = parameter.summed_grad.view_as(parameter)
+
+    monkeypatch.setattr(dpsgd._Optimizer, "add_noise", silent)
+    audited = audit(_claiming_one(folder, "silent"))
+    found = _in_one_run(audited)["server"]
+    assert found.judgement == "VIOLATED"
+    assert found.claim_epsilon < found.epsilon_bound < found.epsilon_power
+    assert (audited.judgement, audited.exit_code) == ("VIOLATED", 1)
+
+
+def test_noise_as_claimed_does_not(folder):
+    audited = audit(_claiming_one(folder, "noisy"))
+    assert all(check.passed for check in audited.controls), audited.controls
+    found = _in_one_run(audited)
+    assert found["server"].epsilon_power > found["server"].claim_epsilon
+    assert found["server"].judgement == "CONSISTENT"
+    assert audited.judgement != "VIOLATED"

@@ -89,6 +89,12 @@ def test_the_last_federation_is_guessed_with_all_others_for_shadows():
     assert test.guesses in (6, 15, 30, 60, 150)
 
 
+def test_where_nothing_would_have_been_certified_the_test_keeps_its_power():
+    game = Game(membership=coins(40, 300))
+    test = prepare_one_run(tried(evidence(noise(40, 300)), game, "loss", "lira"), game, **LEVEL)
+    assert test.guesses == 60
+
+
 def test_the_one_run_is_not_looked_at_to_choose():
     game = Game(membership=coins(40, 300))
     leaking = noise(40, 300) + 2.0 * game.membership
