@@ -61,6 +61,42 @@ Outcome = Finding | Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherFinding:
+    """What an attack other than on membership achieved in this run.
+
+    ``measure``: what ``value`` is, with its unit; ``interval`` at 95% over ``cases``, or None. ``baseline``:
+    the same measure of whoever knows only what isn't private. ``picture``: a PNG in base64, or empty; of
+    embedded data only.
+    """
+
+    observer: str
+    attack: str
+    measure: str
+    value: float
+    interval: Interval | None
+    baseline: float
+    cases: int
+    what: str
+    picture: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoned:
+    """``fraction`` of all clients make ``attack``, and ``rule`` combines.
+
+    ``agreement``: share of inputs whose likeliest class is still what honest clients alone agree on, by the
+    same rule. ``shift``: mean L1 distance between both consensuses, at most 2.
+    """
+
+    rule: str
+    attack: str
+    fraction: float
+    liars: int
+    agreement: float
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Risk:
     """How much the best attack by one observer gains on single records: TPR - FPR, 0 for guessing.
 
@@ -92,7 +128,8 @@ class Audit:
 
     ``error_level``: chance that any epsilon bound in here is above the truth. ``federations``: how many
     re-runs of the recipe there were. ``commitment``: salted hash of the seed of who took part in which, or
-    empty where it is unknown. ``game``: the neighbouring relation whose game the coins played.
+    empty where it is unknown. ``game``: the neighbouring relation whose game the coins played. ``others``:
+    attacks that aren't on membership; ``poisoned``: what liars would do to the consensus, by each rule.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -102,6 +139,8 @@ class Audit:
     commitment: str = ""
     game: Relation = "add-or-remove"
     risks: tuple[Risk, ...] = ()
+    others: tuple[OtherFinding | Skipped, ...] = ()
+    poisoned: tuple[Poisoned, ...] = ()
 
     def including(self, outcomes: Iterable[Outcome]) -> Self:
         """The same audit with further outcomes, such as those about this run."""

@@ -11,11 +11,26 @@ from pydantic_core import to_jsonable_python
 
 from securefd.defenses.claims import Relation
 from securefd.errors import AuditError
-from securefd.evaluation.findings import Audit, Control, Finding, Outcome, Risk, Skipped
+from securefd.evaluation.findings import (
+    Audit,
+    Control,
+    Finding,
+    OtherFinding,
+    Outcome,
+    Poisoned,
+    Risk,
+    Skipped,
+)
 
-_KINDS: Mapping[str, TypeAdapter[Any]] = {"finding": TypeAdapter(Finding), "skipped": TypeAdapter(Skipped)}
+_KINDS: Mapping[str, TypeAdapter[Any]] = {
+    "finding": TypeAdapter(Finding),
+    "other": TypeAdapter(OtherFinding),
+    "skipped": TypeAdapter(Skipped),
+}
+_NAMES = {Finding: "finding", OtherFinding: "other", Skipped: "skipped"}
 _CONTROLS = TypeAdapter(tuple[Control, ...])
 _RISKS = TypeAdapter(tuple[Risk, ...])
+_POISONED = TypeAdapter(tuple[Poisoned, ...])
 _GAME: TypeAdapter[Relation] = TypeAdapter(Relation)
 
 
@@ -29,6 +44,8 @@ def to_json(audit: Audit) -> str:
         "commitment": audit.commitment,
         "game": audit.game,
         "risks": to_jsonable_python(audit.risks),
+        "others": [_tagged(other) for other in audit.others],
+        "poisoned": to_jsonable_python(audit.poisoned),
     }
     return json.dumps(tables, indent=2, allow_nan=False) + "\n"
 
@@ -38,24 +55,25 @@ def from_json(text: str, source: str = "findings") -> Audit:
     try:
         tables = json.loads(text)
         return Audit(
-            outcomes=tuple(_outcome(dict(table)) for table in tables["outcomes"]),
+            outcomes=tuple(_untagged(dict(table)) for table in tables["outcomes"]),
             controls=_CONTROLS.validate_python(tables["controls"]),
             error_level=float(tables["error_level"]),
             federations=int(tables["federations"]),
             commitment=str(tables["commitment"]),
             game=_GAME.validate_python(tables["game"]),
             risks=_RISKS.validate_json(json.dumps(tables["risks"])),
+            others=tuple(_untagged(dict(table)) for table in tables["others"]),
+            poisoned=_POISONED.validate_json(json.dumps(tables["poisoned"])),
         )
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise AuditError(f"{source} isn't what an audit wrote ({reason}); audit the run again") from None
 
 
-def _tagged(outcome: Outcome) -> dict[str, Any]:
+def _tagged(outcome: Outcome | OtherFinding) -> dict[str, Any]:
     table: dict[str, Any] = to_jsonable_python(outcome)
-    return table | {"kind": "finding" if isinstance(outcome, Finding) else "skipped"}
+    return table | {"kind": _NAMES[type(outcome)]}
 
 
-def _outcome(table: dict[str, Any]) -> Outcome:
-    outcome: Outcome = _KINDS[table.pop("kind")].validate_json(json.dumps(table))
-    return outcome
+def _untagged(table: dict[str, Any]) -> Any:
+    return _KINDS[table.pop("kind")].validate_json(json.dumps(table))

@@ -20,8 +20,10 @@ from securefd.errors import AuditError, PrivacyError
 from securefd.evaluation.audit import ERROR_LEVEL, Examined, audit_this_run, doubted, examine
 from securefd.evaluation.canaries import audit_canaries, canary_controls
 from securefd.evaluation.evidence import gather
-from securefd.evaluation.findings import Audit, Outcome, Skipped
+from securefd.evaluation.findings import Audit, Outcome, Poisoned, Skipped
 from securefd.evaluation.findings_json import to_json
+from securefd.evaluation.others import other_attacks
+from securefd.evaluation.poisoned import FEWEST_HONEST, poisoned
 from securefd.evaluation.shadows import Shadows, reserved_of, shadows_of
 from securefd.folder import locked, make, write_bytes
 from securefd.methods import method_named
@@ -78,6 +80,11 @@ def audit(
                 shadows.check(run)
             examined = _examined(run, shadows, shown)
             done = _with_canaries(run, examined.audit, shown)
+            done = replace(
+                done,
+                others=other_attacks(run, run.config.performance.device),
+                poisoned=_poisoned(shadows),
+            )
             if per_record:
                 write_bytes(folder / RECORDS, _by_record(shadows, examined).encode())
         write_bytes(folder / FINDINGS, to_json(done).encode())
@@ -124,6 +131,17 @@ def _with_canaries(run: Run, done: Audit, progress: Progress) -> Audit:
         controls=(*done.controls, *checks),
         error_level=ERROR_LEVEL,
     )
+
+
+def _poisoned(shadows: Shadows) -> tuple[Poisoned, ...]:
+    """What liars would do to the first round's consensus: beside what clients of one shadow answered.
+
+    Shadows have every client's answers, sealed as the run may be. Empty for fewer than 3 clients.
+    """
+    (first, *_) = shadows.view("server", 0, sealed=False).rounds
+    if first.answers is None or len(first.answers) < FEWEST_HONEST:
+        return ()
+    return tuple(poisoned(first.answers, shadows.coins.generator("poisoning")))
 
 
 def _evidence(shadows: Shadows, observer: Observer, sealed: bool) -> Sequence[Evidence | Skipped]:

@@ -247,6 +247,38 @@ class Risk(Row):
     records: Count
 
 
+class OtherFinding(Row):
+    """What an attack other than on membership achieved in this run: ``value`` of ``measure``.
+
+    ``baseline``: the same measure of whoever knows only what isn't private. ``picture``: a PNG in base64, or
+    empty: rows of private class means, of what the attack drew, and of the baseline's drawings.
+    """
+
+    observer: Word
+    attack: Word
+    measure: Word
+    value: Estimate
+    baseline: Number
+    cases: Count
+    what: Word
+    picture: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")] = ""
+
+
+class Poisoned(Row):
+    """What liars, ``fraction`` of all clients, do to the consensus that ``rule`` makes.
+
+    ``agreement``: share of inputs whose likeliest class stays as honest clients alone have it. ``shift``:
+    mean L1 distance that the consensus moves, at most 2.
+    """
+
+    rule: Word
+    attack: Word
+    fraction: Rate
+    liars: Count
+    agreement: Rate
+    shift: Number
+
+
 class Skipped(Row):
     """A check that was not made, and why."""
 
@@ -284,6 +316,10 @@ class Variant(Row):
     game: Literal["add-or-remove", "replace-one"] = "add-or-remove"
     """The neighbouring relation whose game the coins of shadow federations played."""
     risks: tuple[Risk, ...] = ()
+    others: tuple[OtherFinding, ...] = ()
+    not_made: tuple[Skipped, ...] = ()
+    """Attacks other than on membership that couldn't be made, and why: no claim rests on them."""
+    poisoned: tuple[Poisoned, ...] = ()
     unprotected: tuple[Word, ...] = ()
     substitutions: tuple[Word, ...] = ()
 

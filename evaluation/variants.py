@@ -28,6 +28,7 @@ def variant(
     config = run.config
     recipe = recipe_of(run)
     outcomes = () if audit is None else audit.outcomes
+    others = () if audit is None else audit.others
     skipped = [outcome for outcome in outcomes if isinstance(outcome, found.Skipped)]
     if audit is None:
         skipped = [_not_audited(run, observer) for observer in config.audit.observers]
@@ -43,18 +44,16 @@ def variant(
         communication=_communication(run),
         ledger=tuple(_ledgers(run)),
         findings=tuple(_finding(each) for each in outcomes if isinstance(each, found.Finding)),
-        skipped=tuple(
-            report.Skipped(
-                subject=each.subject, observer=each.observer, attack=each.attack, reason=each.reason
-            )
-            for each in skipped
-        ),
+        skipped=tuple(map(_skipped, skipped)),
         controls=tuple(
             report.Control(kind=each.kind, attack=each.attack, measured=each.measured, passed=each.passed)
             for each in (() if audit is None else audit.controls)
         ),
         game="add-or-remove" if audit is None else audit.game,
         risks=() if audit is None else tuple(map(_risk, audit.risks)),
+        others=tuple(_other(each) for each in others if isinstance(each, found.OtherFinding)),
+        not_made=tuple(_skipped(each) for each in others if isinstance(each, found.Skipped)),
+        poisoned=() if audit is None else tuple(map(_poisoned, audit.poisoned)),
         unprotected=tuple(_unprotected(run, recipe, audit)),
         substitutions=(*run.notes, *substitutions),
     )
@@ -194,6 +193,36 @@ def _finding(each: found.Finding) -> report.Finding:
         delta=each.delta,
         judgement=each.judgement,
         reason=each.reason,
+    )
+
+
+def _skipped(each: found.Skipped) -> report.Skipped:
+    return report.Skipped(
+        subject=each.subject, observer=each.observer, attack=each.attack, reason=each.reason
+    )
+
+
+def _other(each: found.OtherFinding) -> report.OtherFinding:
+    return report.OtherFinding(
+        observer=each.observer,
+        attack=each.attack,
+        measure=each.measure,
+        value=report.estimate(each.value, *(each.interval or (None, None))),
+        baseline=each.baseline,
+        cases=each.cases,
+        what=each.what,
+        picture=each.picture,
+    )
+
+
+def _poisoned(each: found.Poisoned) -> report.Poisoned:
+    return report.Poisoned(
+        rule=each.rule,
+        attack=each.attack,
+        fraction=each.fraction,
+        liars=each.liars,
+        agreement=each.agreement,
+        shift=each.shift,
     )
 
 

@@ -9,7 +9,9 @@ from securefd.evaluation.report import (
     Control,
     Estimate,
     Finding,
+    OtherFinding,
     Package,
+    Poisoned,
     Provenance,
     RateAt,
     Report,
@@ -121,6 +123,25 @@ def variant(name: str, **changes: object) -> Variant:
                 records=200,
             ),
         ),
+        "others": (
+            OtherFinding(
+                observer="server",
+                attack="label distribution",
+                measure="divergence, nats",
+                value=Estimate(value=0.08, low=0.01, high=0.2),
+                baseline=0.5,
+                cases=5,
+                what="mean over clients",
+                picture="iVBORw0KGgo=",
+            ),
+        ),
+        "not_made": (
+            Skipped(subject="this run", observer="server", attack="inversion", reason="nothing was seen"),
+        ),
+        "poisoned": tuple(
+            Poisoned(rule=rule, attack="rank-shift", fraction=0.4, liars=2, agreement=agreed, shift=0.3)
+            for rule, agreed in (("mean", 0.4), ("median", 0.9))
+        ),
         "unprotected": ("who took part",),
         "substitutions": (f"{name}: an MLP stands in",),
     }
@@ -128,7 +149,8 @@ def variant(name: str, **changes: object) -> Variant:
 
 
 def report(**changes: object) -> Report:
-    bare = {"claims": (), "findings": (), "skipped": (), "controls": (), "ledger": (), "substitutions": ()}
+    bare = dict.fromkeys(("claims", "findings", "skipped", "controls", "ledger", "substitutions"), ())
+    bare |= dict.fromkeys(("risks", "others", "not_made", "poisoned"), ())
     fields = {
         "title": "A federation",
         "verdict": "inconclusive",
