@@ -1,7 +1,9 @@
 """Which classes does each client hold? Read off the answers that it gave to public inputs.
 
 A model answers with what it trained on in mind: a class that a client holds much of is answered more often.
-The answers of the first round say most, since later models have learnt from everybody's.
+The answers of the first round say most, since later models have learnt from everybody's. (On digits, with six
+clients, a mean over four rounds was 1.3 to 3 times as far from the truth as the first round's answers from a
+skew of Dirichlet(0.5) down, and about as far at Dirichlet(0.1).)
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from numpy.typing import NDArray
 from securefd.errors import AuditError
 from securefd.views import RoundView, View
 
-Estimator = Literal["mean", "relative"]
-ESTIMATORS: tuple[Estimator, ...] = ("mean", "relative")
+Estimator = Literal["mean", "relative", "prior shift"]
+ESTIMATORS: tuple[Estimator, ...] = ("mean", "relative", "prior shift")
 
 _LEAST = 1e-9
+_STEPS = 500
+_CLOSE = 1e-10
 
 Floats = NDArray[np.float64]
 
@@ -53,16 +57,34 @@ def _by_client(part: RoundView) -> Floats | None:
     return np.asarray(part.sums[part.groups], dtype=np.float64)
 
 
-def label_distributions(answers: Floats, estimator: Estimator = "relative") -> Floats:
+def label_distributions(answers: Floats, estimator: Estimator = "prior shift") -> Floats:
     """Estimates ``(n_clients, C)``, rows adding up to 1, from answers ``(n_clients, m, C)``.
 
-    ``mean``: a client's mean answer, ``m_k``. It mixes the client's classes with those of the public inputs.
-    ``relative``: ``m_k / mean_j m_j``, normalised, which divides these out. On digits, with six clients and
-    Dirichlet skew of 0.1 to 5, it is nearer to the truth in every case measured (mean Kullback-Leibler
-    divergence 0.095 against 0.118 at 0.1, 0.084 against 0.096 at 0.5).
+    ``mean``: a client's mean answer. It mixes the client's classes with those of the public inputs.
+    ``relative``: that divided by the mean over clients, normalised. It takes the public inputs out, and the
+    mix of all clients together with them: of classes that are rare with everybody it says too much.
+    ``prior shift``: by Bayes' rule clients that differ in their mix alone answer in proportion to
+    ``q(c | x) w_k(c)``, q the mean over clients, w_k the client's share of each class beside everybody's.
+    The weights are those with which q has the client's mean answer (`_weights`); the estimate is w_k times
+    the mean answer of all, normalised.
+
+    Mean Kullback-Leibler divergence from the truth in nats, over 3 seeds on digits with 250 public inputs,
+    six clients of an MLP and Dirichlet skew of 0.1, 0.5 and 2; "uneven" has classes from 30% down to 2%:
+
+    =====================  =====================  =====================  =====================
+    uneven are             ``mean``               ``relative``           ``prior shift``
+    =====================  =====================  =====================  =====================
+    none                   0.057  0.039  0.010    0.086  0.047  0.018    0.052  0.033  0.008
+    public inputs          0.064  0.048  0.021    0.087  0.049  0.018    0.061  0.045  0.021
+    clients' records       0.076  0.050  0.033    0.330  0.276  0.303    0.069  0.043  0.028
+    both                   0.074  0.052  0.027    0.302  0.263  0.275    0.063  0.044  0.018
+    =====================  =====================  =====================  =====================
+
+    Whoever knows the mix of all clients together is at 1.05, 0.58 and 0.17: there ``relative`` can do worse.
 
     Source: ``mean``: Shi, Ouyang and Wang 2025, "Unveiling Client Privacy Leakage from Public Dataset Usage
-    in Federated Distillation", label distribution inference; ``relative`` is ours.
+    in Federated Distillation", label distribution inference. The others are ours; that a change of classes
+    alone multiplies posteriors by a weight a class: Saerens, Latinne and Decaestecker 2002, equation 2.4.
 
     Raises:
         AuditError: an unknown estimator, or arrays that aren't answers.
@@ -74,12 +96,36 @@ def label_distributions(answers: Floats, estimator: Estimator = "relative") -> F
     if not (np.isfinite(answers).all() and (answers >= 0).all()):
         raise AuditError("answers must be finite and >= 0; some aren't")
     means = answers.mean(axis=1)
-    if estimator == "relative":
-        means = means / np.maximum(means.mean(axis=0), _LEAST)
-    total = means.sum(axis=1, keepdims=True)
-    if not (total > 0).all():
+    if not (means.sum(axis=1) > 0).all():
         raise AuditError("answers must not be 0 throughout; a client's are")
-    return np.asarray(means / total, dtype=np.float64)
+    everyone = means.mean(axis=0)
+    if estimator == "relative":
+        means = means / np.maximum(everyone, _LEAST)
+    if estimator == "prior shift":
+        reference = np.maximum(answers.mean(axis=0), _LEAST)
+        means = everyone * np.stack([_weights(reference, mean) for mean in means])
+    return _normalised(means)
+
+
+def _weights(reference: Floats, mean: Floats) -> Floats:
+    """Weights ``(C,)`` that turn the mean of ``reference`` answers ``(m, C)`` into a client's mean answer.
+
+    Rows ``q w / sum(q w)``, with q a row of the reference, have the client's mean. The matrix is scaled to
+    rows that add up to 1 and columns that add up to the client's (Sinkhorn and Knopp 1967), which converges
+    since all its entries are positive.
+    """
+    wanted = _normalised(np.maximum(mean, _LEAST))
+    weights = np.ones_like(wanted)
+    for _ in range(_STEPS):
+        reached = weights * (reference / (reference @ weights)[:, None]).mean(axis=0)
+        weights = _normalised(weights * wanted / reached)
+        if np.abs(reached - wanted).max() < _CLOSE:
+            break
+    return weights
+
+
+def _normalised(rows: Floats) -> Floats:
+    return np.asarray(rows / rows.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
 def divergence(true: Floats, estimate: Floats, floor: float = 1e-6) -> Floats:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import (
+    audits,
     calibration,
     client,
     communication,
@@ -15,6 +16,7 @@ from benchmarks import (
     homomorphic,
     mnist,
     noise,
+    pairs,
     record,
     report,
     scale,
@@ -23,8 +25,19 @@ from benchmarks import (
 )
 from securefd.errors import SecurefdError
 
-ON_MNIST = ("scale", "client", "record", "mnist")
-PARTS = ("fleet", "communication", "sealing", "homomorphic", "noise", "calibration", "scoring", *ON_MNIST)
+ON_MNIST = ("scale", "audits", "client", "record", "mnist")
+PARTS = (
+    "fleet",
+    "communication",
+    "sealing",
+    "homomorphic",
+    "noise",
+    "calibration",
+    "scoring",
+    "pairs",
+    "demo",
+    *ON_MNIST,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +100,12 @@ def _measure(part: str, method: str | None, folder: Path) -> None:
         calibration.measure()
     elif part == "scoring":
         scoring.measure()
+    elif part == "pairs":
+        pairs.measure()
+    elif part == "demo":
+        audits.measure_demo()
+    elif part == "audits":
+        audits.measure(folder)
     elif part == "scale":
         scale.measure(folder)
     elif part == "client":

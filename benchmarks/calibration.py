@@ -226,6 +226,7 @@ def section(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return head + f"{NOT_RUN}\n"
     names = [mechanism.name for mechanism in MECHANISMS]
+    headings = [f"{mechanism.name} (ε = {mechanism.epsilon:.4g})" for mechanism in MECHANISMS]
     shares: dict[tuple[str, str], dict[str, float]] = {}
     for row in found["rows"]:
         shares.setdefault((row["bound"], row["refused"]), {})[row["mechanism"]] = row["above"]
@@ -240,11 +241,11 @@ def section(found: Mapping[str, Any] | None) -> str:
     alpha, seeds = found["alpha"], found["seeds"]
     return (
         head + f"Percent of {seeds} experiments, of {found['trials']:,} independent coins each, in which a "
-        f"bound of level {100 * alpha:g}% exceeds the mechanism's ε, known exactly (0 for `nothing`, so that "
-        f"any positive bound does; 1 otherwise, a little less at δ > 0). Up to "
+        f"bound of level {100 * alpha:g}% exceeds the mechanism's ε, known exactly; where that is 0, any "
+        f"positive bound does. Up to "
         f"{100 * allowed(alpha, seeds):.1f} is chance: the level and three standard errors. One-run bounds "
         f"guess the {found['guesses']} highest and lowest scores. The last rows show what goes wrong.\n\n"
-        + table(["bound", *names, ""], lines)
+        + table(["bound", *headings, ""], lines)
         + "\n"
         + where([found])
         + "\n"

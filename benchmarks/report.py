@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks import (
+    audits,
     calibration,
     client,
     client_report,
@@ -17,6 +18,7 @@ from benchmarks import (
     homomorphic,
     mnist,
     noise,
+    pairs,
     record,
     record_report,
     scale,
@@ -35,10 +37,10 @@ Cells = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
 HEAD = """# Results
 
 Written by `make bench`, never by hand. `make bench ONLY=name` measures one part again: `fleet`,
-`communication`, `sealing`, `homomorphic`, `noise`, `calibration`, `scoring`, `scale`, `client`, `record`,
-`mnist`, or one method on MNIST, as in `ONLY=mnist:balanced`; `scale`, `client`, `record` and `mnist` also
-need `MNIST=folder`, with MNIST's IDX files. What was measured is kept in `benchmarks/results/`. A figure
-that misses its target is printed as it is.
+`communication`, `sealing`, `homomorphic`, `noise`, `calibration`, `scoring`, `pairs`, `demo`, `audits`,
+`scale`, `client`, `record`, `mnist`, or one method on MNIST, as in `ONLY=mnist:balanced`; `audits`, `scale`,
+`client`, `record` and `mnist` also need `MNIST=folder`, with MNIST's IDX files. What was measured is kept in
+`benchmarks/results/`. A figure that misses its target is printed as it is.
 """
 
 
@@ -58,6 +60,9 @@ def write(place: Path = PLACE) -> None:
             record.results(),
             kept(scoring.PLACE),
             kept(calibration.PLACE),
+            kept(pairs.PLACE),
+            kept(audits.DEMO),
+            audits.results(),
         )
     )
     os.replace(partial, place)
@@ -75,6 +80,9 @@ def text(
     of_record: Sequence[Mapping[str, Any]] = (),
     of_scoring: Mapping[str, Any] | None = None,
     of_calibration: Mapping[str, Any] | None = None,
+    of_pairs: Mapping[str, Any] | None = None,
+    of_demo: Mapping[str, Any] | None = None,
+    of_audits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The file, from what is there."""
     cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
@@ -91,6 +99,8 @@ def text(
             + noise.targets(of_noise)
             + calibration.targets(of_calibration)
             + scoring.targets(of_scoring)
+            + pairs.targets(of_pairs)
+            + audits.targets(of_demo)
             + client_report.targets(of_client)
             + record_report.targets(of_record)
         ),
@@ -101,6 +111,8 @@ def text(
         noise.section(of_noise),
         calibration.section(of_calibration),
         scoring.section(of_scoring),
+        pairs.section(of_pairs),
+        audits.section(dict(of_audits or {})),
         client_report.section(of_client),
         record_report.section(of_record),
         _fleet(of_fleet),
