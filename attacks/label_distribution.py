@@ -19,6 +19,8 @@ from securefd.views import RoundView, View
 Estimator = Literal["mean", "relative", "prior shift"]
 ESTIMATORS: tuple[Estimator, ...] = ("mean", "relative", "prior shift")
 
+Rounds = Literal["first", "all", "later"]
+
 _LEAST = 1e-9
 _STEPS = 500
 _CLOSE = 1e-10
@@ -26,23 +28,37 @@ _CLOSE = 1e-10
 Floats = NDArray[np.float64]
 
 
-def answered_by(view: View) -> Floats:
-    """``(n_clients, m, C)`` what each client, or its group, answered in the first round that shows it.
+def answered_by(view: View, rounds: Rounds = "first") -> Floats:
+    """``(n_clients, m, C)`` what each client, or its group, answered.
+
+    ``rounds``: ``first``, the first round that shows clients; ``all`` of those that do, one after another as
+    if all had been asked at once; ``later``, all but the first of them.
 
     Raises:
-        AuditError: only means over all clients were seen, which tell nobody apart, or a client that is in
-            no group's sum.
+        AuditError: only means over all clients were seen, which tell nobody apart, a client that is in no
+            group's sum, or rounds that aren't there.
     """
+    if rounds not in ("first", "all", "later"):
+        raise AuditError(f"rounds must be first, all or later, got {rounds!r}")
+    shown: list[Floats] = []
     for part in view.rounds:
+        if rounds == "first" and shown:
+            break
         found = _by_client(part)
         if found is not None and len(part.queries):
             if not (np.isfinite(found).all() and (found >= 0).all()):
                 raise AuditError(f"answers of round {part.round} must be finite and >= 0; some aren't")
-            return found
-    raise AuditError(
-        "the view holds no answers of single clients or groups; of a mean over all clients, nobody can be "
-        "told apart"
-    )
+            shown.append(found)
+    if not shown:
+        raise AuditError(
+            "the view holds no answers of single clients or groups; of a mean over all clients, nobody can "
+            "be told apart"
+        )
+    if rounds == "later":
+        if len(shown) < 2:
+            raise AuditError("rounds must be first for a view of a single round, got 'later'")
+        shown = shown[1:]
+    return np.concatenate(shown, axis=1)
 
 
 def _by_client(part: RoundView) -> Floats | None:
@@ -57,8 +73,12 @@ def _by_client(part: RoundView) -> Floats | None:
     return np.asarray(part.sums[part.groups], dtype=np.float64)
 
 
-def label_distributions(answers: Floats, estimator: Estimator = "prior shift") -> Floats:
+def label_distributions(answers: Floats, estimator: Estimator | None = None) -> Floats:
     """Estimates ``(n_clients, C)``, rows adding up to 1, from answers ``(n_clients, m, C)``.
+
+    To everybody's answers one that gives all classes the same is added, so that no share is 0.
+    ``estimator``: None takes ``prior shift``, or ``mean`` where answers are top classes alone, which no
+    weight but 0 can change.
 
     ``mean``: a client's mean answer. It mixes the client's classes with those of the public inputs.
     ``relative``: that divided by the mean over clients, normalised. It takes the public inputs out, and the
@@ -74,10 +94,10 @@ def label_distributions(answers: Floats, estimator: Estimator = "prior shift") -
     =====================  =====================  =====================  =====================
     uneven are             ``mean``               ``relative``           ``prior shift``
     =====================  =====================  =====================  =====================
-    none                   0.057  0.039  0.010    0.086  0.047  0.018    0.052  0.033  0.008
-    public inputs          0.064  0.048  0.021    0.087  0.049  0.018    0.061  0.045  0.021
-    clients' records       0.076  0.050  0.033    0.330  0.276  0.303    0.069  0.043  0.028
-    both                   0.074  0.052  0.027    0.302  0.263  0.275    0.063  0.044  0.018
+    none                   0.059  0.040  0.010    0.088  0.048  0.018    0.054  0.034  0.008
+    public inputs          0.066  0.049  0.021    0.090  0.050  0.018    0.063  0.045  0.021
+    clients' records       0.078  0.051  0.034    0.334  0.278  0.304    0.071  0.044  0.028
+    both                   0.077  0.053  0.027    0.306  0.264  0.276    0.065  0.045  0.018
     =====================  =====================  =====================  =====================
 
     Whoever knows the mix of all clients together is at 1.05, 0.58 and 0.17: there ``relative`` can do worse.
@@ -89,15 +109,21 @@ def label_distributions(answers: Floats, estimator: Estimator = "prior shift") -
     Raises:
         AuditError: an unknown estimator, or arrays that aren't answers.
     """
-    if estimator not in ESTIMATORS:
+    if estimator is not None and estimator not in ESTIMATORS:
         raise AuditError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     if answers.ndim != 3 or not answers.size or answers.shape[2] < 2:
         raise AuditError(f"answers must be (n_clients, m, C) with C >= 2, got shape {answers.shape}")
     if not (np.isfinite(answers).all() and (answers >= 0).all()):
         raise AuditError("answers must be finite and >= 0; some aren't")
-    means = answers.mean(axis=1)
-    if not (means.sum(axis=1) > 0).all():
+    if not (answers.sum(axis=(1, 2)) > 0).all():
         raise AuditError("answers must not be 0 throughout; a client's are")
+    if estimator is None:
+        decided = ((answers == 0) | (answers == 1)).all()
+        estimator = "mean" if decided else "prior shift"
+    n_clients, _, n_classes = answers.shape
+    even = np.full((n_clients, 1, n_classes), 1 / n_classes)
+    answers = np.concatenate([answers, even], axis=1)
+    means = answers.mean(axis=1)
     everyone = means.mean(axis=0)
     if estimator == "relative":
         means = means / np.maximum(everyone, _LEAST)
@@ -142,3 +168,8 @@ def divergence(true: Floats, estimate: Floats, floor: float = 1e-6) -> Floats:
 def total_variation(true: Floats, estimate: Floats) -> Floats:
     """Half the L1 distance ``(...,)`` between distributions ``(..., C)``, in [0, 1]."""
     return np.asarray(np.abs(true - estimate).sum(axis=-1) / 2, dtype=np.float64)
+
+
+def largest_error(true: Floats, estimate: Floats) -> Floats:
+    """The largest difference of a share ``(...,)`` between distributions ``(..., C)``: Chebyshev distance."""
+    return np.asarray(np.abs(true - estimate).max(axis=-1), dtype=np.float64)

@@ -16,6 +16,9 @@ from securefd.errors import AuditError
 Floats = NDArray[np.float64]
 Lies = Callable[[Floats, int, np.random.Generator], Floats]
 
+ROUNDING = 0.05
+"""Answers that travelled on a grid add up to 1 no better than this."""
+
 
 def lies(name: str, honest: Floats, liars: int, rng: np.random.Generator) -> Floats:
     """Answers ``(liars, m, C)`` of liars beside ``honest`` ones ``(n, m, C)``; ``name`` is one of `ATTACKS`.
@@ -29,6 +32,9 @@ def lies(name: str, honest: Floats, liars: int, rng: np.random.Generator) -> Flo
         raise AuditError(f"honest answers must be (n, m, C) with C >= 2, got shape {honest.shape}")
     if not (np.isfinite(honest).all() and (honest >= 0).all()):
         raise AuditError("honest answers must be finite and >= 0; some aren't")
+    if not (np.abs(honest.sum(axis=-1) - 1) < ROUNDING).all():
+        worst = float(np.abs(honest.sum(axis=-1) - 1).max())
+        raise AuditError(f"honest answers must add up to 1 over classes, got rows that are {worst:.3g} off")
     if not liars >= 1:
         raise AuditError(f"liars must be at least 1, got {liars}")
     return ATTACKS[name](honest, liars, rng)

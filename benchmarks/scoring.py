@@ -299,8 +299,9 @@ def section(found: Mapping[str, Any] | None) -> str:
         head + f"One target and {found['models']} shadows, {found['records']:,} records, {found['classes']} "
         f"classes and {found['population']:,} reserved non-members, in memory-mapped float32. Each contender "
         f"runs in a process of its own; medians of {found['repeats']}, and the highest peak memory, which "
-        f"includes the mapped pages. Apart: the largest difference from our score.{absent}\n\n"
-        + table(["attack", "s", "processor s", "peak MiB", "apart"], rows)
+        f"includes the mapped pages. Apart: the largest difference from our score; RMIA's moves in steps of "
+        f"{1 / found['population']:g}, and ratios that are all but equal are rounded to either side of one."
+        f"{absent}\n\n" + table(["attack", "s", "processor s", "peak MiB", "apart"], rows)
     )
 
 

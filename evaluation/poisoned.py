@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +29,30 @@ def poisoned(
     *,
     rules: Sequence[str] = (MEAN, *RULES),
     fractions: Sequence[float] = FRACTIONS,
+    rounds: int = 1,
 ) -> Iterator[Poisoned]:
     """Each attack against each rule, beside ``honest`` answers ``(n, m, C)`` of clients that tell the truth.
 
-    Liars come on top, so many that they are ``fraction`` of all. One round: `expguard`'s weights, which fall
-    from round to round, are those of its first.
+    Liars come on top, so many that they are about ``fraction`` of all, and at least one: of few clients that
+    is more than a tenth, and `Poisoned.liars` says so. After ``rounds`` with the same answers: only
+    `expguard`, whose weights fall from round to round, does better in later ones.
 
     Raises:
-        AuditError: answers that aren't probabilities, fewer than 3 clients, or a fraction out of (0, 1).
+        AuditError: answers that aren't probabilities, fewer than 3 clients, a fraction out of (0, 1), or no
+            round.
     """
     if honest.ndim != 3 or len(honest) < FEWEST_HONEST:
         raise AuditError(f"honest answers must be (n, m, C) of 3 clients or more, got {honest.shape}")
     for fraction in fractions:
         if not 0 < fraction < 1:
             raise AuditError(f"fraction must be between 0 and 1, got {fraction}")
-    truths = {rule: combined(rule, honest) for rule in rules}
+    truths = {rule: combined(rule, honest, rounds) for rule in rules}
     for attack in ATTACKS:
         for fraction in fractions:
             liars = max(1, round(fraction * len(honest) / (1 - fraction)))
             everyone = np.concatenate([honest, lies(attack, honest, liars, rng)])
             for rule in rules:
-                moved = combined(rule, everyone)
+                moved = combined(rule, everyone, rounds)
                 yield Poisoned(
                     rule=rule,
                     attack=attack,
@@ -60,12 +63,31 @@ def poisoned(
                 )
 
 
-def combined(rule: str, answers: Floats) -> Floats:
-    """The consensus ``(m, C)`` by which the method of that name combines; ``mean`` for those that add up."""
+def worst(rows: Iterable[Poisoned]) -> tuple[Poisoned, ...]:
+    """For each rule and fraction the attack that leaves the least agreement; of equals, that shifts most."""
+    found: dict[tuple[str, float], Poisoned] = {}
+    for row in rows:
+        known = found.setdefault((row.rule, row.fraction), row)
+        if (row.agreement, -row.shift) < (known.agreement, -known.shift):
+            found[row.rule, row.fraction] = row
+    return tuple(found.values())
+
+
+def combined(rule: str, answers: Floats, rounds: int = 1) -> Floats:
+    """The consensus ``(m, C)`` by which the method of that name combines; ``mean`` for those that add up.
+
+    Of the last of ``rounds`` with the same answers, which matters to rules that remember.
+    """
+    if not rounds >= 1:
+        raise AuditError(f"rounds must be at least 1, got {rounds}")
     if rule == MEAN:
         return np.asarray(answers.mean(axis=0), dtype=np.float64)
     method = method_named(rule)
     if method.combine_individual is None:
         raise AuditError(f"rule must be mean or one that combines answers one by one, got {rule!r}")
-    consensus, _ = method.combine_individual(answers, None, method.options)
+    consensus, weights = method.combine_individual(answers, None, method.options)
+    for _ in range(rounds - 1):
+        if weights is None:
+            break
+        consensus, weights = method.combine_individual(answers, weights, method.options)
     return consensus

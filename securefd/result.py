@@ -42,7 +42,8 @@ class Student:
         """Class probabilities ``(n, n_classes)`` of inputs ``(n, ...)``."""
         if x.shape[1:] != self.spec.shape:
             raise ModelError(f"the student takes inputs of shape (n, {self.spec.shape}), got {x.shape}")
-        tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+        # Arrays that several processes share are read-only, which torch warns of.
+        tensor = torch.from_numpy(np.require(x, np.float32, ["C", "W"]))
         logits = predict(self.spec, [self.state], tensor)[0].astype(np.float64)
         return np.asarray(softmax(logits, axis=-1), dtype=np.float64)
 

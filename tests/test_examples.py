@@ -35,3 +35,21 @@ def test_own_models_plan_run_and_answer(tmp_path: Path) -> None:
     assert local < together
     assert student > 0.6
     assert len(securefd.load_run(tmp_path / "run").rounds) == 3
+
+
+def test_a_model_that_was_never_federated_is_audited(tmp_path: Path) -> None:
+    from securefd.evaluation.any_model import load_scores
+
+    path = tmp_path / "scores.npz"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "audit_sklearn.py"), str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("lira on scores: AUC 0.") for line in lines)
+    assert lines[-2].startswith("epsilon is at least ")
+    assert lines[-1] == "judgement: INCONCLUSIVE"
+    assert load_scores(path)["shadows"].shape == (32, 569, 2)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from securefd.attacks.inversion import invert, structural_similarity
+from securefd.attacks.inversion import Judged, class_means, invert, judged, structural_similarity
 from securefd.errors import AuditError
 
 RNG = np.random.default_rng(0)
@@ -28,9 +29,8 @@ def planted():
     return public_model, client, drawn(pictures, 1)
 
 
-def test_what_a_client_alone_knows_is_drawn_from_its_answers():
-    public_model, client, x = planted()
-    mine, theirs = invert(public_model, client, x), invert(public_model, None, x)
+def test_what_a_client_alone_knows_is_drawn_from_its_answers(attacked, known):
+    mine, theirs = attacked[0], known[3:]
     secret = OTHERWISE.astype(float)
     assert mine.shape == (3, 1, 8, 8)
     assert structural_similarity(mine[2], secret, reach=1.0) > 0.5
@@ -46,6 +46,16 @@ def test_the_same_seed_draws_the_same():
     given = planted()
     np.testing.assert_array_equal(invert(*given, steps=20), invert(*given, steps=20))
     assert not np.array_equal(invert(*given, steps=20), invert(*given, steps=20, seed=1))
+
+
+def test_the_callers_number_of_threads_is_left_as_it_was():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        invert(*planted(), steps=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_tables_can_be_inverted_too():
@@ -65,6 +75,113 @@ def test_similarity_is_one_for_the_same_and_falls_with_noise():
     # of constant images only the first factor is left: (2 ab + c) / (a^2 + b^2 + c)
     expected = (2 * 0.18 + 1e-4) / (0.09 + 0.36 + 1e-4)
     assert structural_similarity(flat, brighter, reach=1.0) == pytest.approx(expected)
+
+
+def naive_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 13 of Wang et al. 2004 window by window: 11 x 11, Gaussian, edges mirrored."""
+    offsets = np.arange(-5, 6)
+    bell = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(bell, bell) / bell.sum() ** 2
+    wide_a, wide_b = (np.pad(image, 5, mode="symmetric") for image in (a, b))
+    found = []
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            p, q = wide_a[i : i + 11, j : j + 11], wide_b[i : i + 11, j : j + 11]
+            mean_p, mean_q = (window * p).sum(), (window * q).sum()
+            var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+            both = (window * (p - mean_p) * (q - mean_q)).sum()
+            top = (2 * mean_p * mean_q + 0.0001) * (2 * both + 0.0009)
+            found.append(top / ((mean_p**2 + mean_q**2 + 0.0001) * (var_p + var_q + 0.0009)))
+    return float(np.mean(found))
+
+
+def test_similarity_is_that_of_the_paper_window_by_window():
+    a, b = RNG.random((2, 12, 9))
+    assert structural_similarity(a, b, reach=1.0) == pytest.approx(naive_similarity(a, b), abs=1e-9)
+    assert structural_similarity(5 * a, 5 * b, reach=5.0) == pytest.approx(naive_similarity(a, b), abs=1e-9)
+
+
+def test_public_inputs_are_averaged_by_answers():
+    answers, x = RNG.dirichlet(np.ones(3), size=5), RNG.random((5, 1, 2, 2)).astype(np.float32)
+    found = class_means(answers, x)
+    for label in range(3):
+        expected = sum(answers[i, label] * x[i].astype(float) for i in range(5)) / answers[:, label].sum()
+        np.testing.assert_allclose(found[label], expected)
+    np.testing.assert_allclose(class_means(answers, x.reshape(5, -1)), found.reshape(3, -1))
+    answers[:, 1] = 0
+    np.testing.assert_allclose(class_means(answers, x)[1], x.mean(axis=0), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def known() -> np.ndarray:
+    """All that is known without a client."""
+    public_model, _, x = planted()
+    return np.concatenate([class_means(public_model, x), invert(public_model, None, x)])
+
+
+@pytest.fixture(scope="module")
+def attacked() -> tuple[np.ndarray, np.ndarray]:
+    """By both attacks."""
+    public_model, client, x = planted()
+    return invert(public_model, client, x), class_means(client, x)
+
+
+def only_third(look: np.ndarray) -> np.ndarray:
+    private = np.full((3, 1, 8, 8), np.nan)
+    private[2] = look
+    return private
+
+
+def test_a_look_that_few_public_inputs_have_is_found_and_judged_so(attacked, known):
+    private = only_third(OTHERWISE)
+    for found in attacked:
+        (only,) = judged(found, private, known, reach=1.0)
+        assert (only.label, only.succeeded) == (2, True)
+        assert only.error == pytest.approx(((found[2] - private[2]) ** 2).mean())
+        assert only.known_error == pytest.approx(min(((each - private[2]) ** 2).mean() for each in known))
+        assert only.similarity == structural_similarity(found[2], private[2], reach=1.0)
+
+
+def test_a_client_that_answers_as_the_public_model_gives_nothing_away(known):
+    public_model, _, x = planted()
+    (only,) = judged(class_means(public_model, x), only_third(OTHERWISE), known, reach=1.0)
+    assert not only.succeeded
+
+
+def test_a_look_that_no_public_input_has_is_not_drawn(attacked, known):
+    private = only_third(np.random.default_rng(5).random((1, 8, 8)) > 0.6)
+    for found in attacked:
+        (only,) = judged(found, private, known, reach=1.0)
+        assert only.similarity is not None
+        assert only.similarity < 0.5
+
+
+def test_success_needs_both_measures():
+    assert Judged(label=0, error=0.1, known_error=0.2).succeeded
+    assert not Judged(label=0, error=0.2, known_error=0.2).succeeded
+    assert not Judged(label=0, error=0.1, known_error=0.2, similarity=0.3, known_similarity=0.4).succeeded
+    assert Judged(label=0, error=0.1, known_error=0.2, similarity=0.5, known_similarity=0.4).succeeded
+
+
+def test_tables_have_no_similarity():
+    values = RNG.random((2, 9))
+    (first, second) = judged(values, values, values[::-1] + 1, reach=1.0)
+    assert (first.similarity, first.error, first.succeeded, second.label) == (None, 0, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "private", "known", "reach", "match"),
+    [
+        (np.zeros((2, 8)), np.zeros((3, 8)), np.zeros((1, 8)), 1.0, "same classes"),
+        (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros((1, 9)), 1.0, "one shape"),
+        (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros((0, 8)), 1.0, "at least one representative"),
+        (np.full((2, 8), np.nan), np.zeros((2, 8)), np.zeros((1, 8)), 1.0, "finite"),
+        (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros((1, 8)), np.nan, "reach must be > 0, got nan"),
+    ],
+)
+def test_what_can_not_be_judged_is_refused(found, private, known, reach, match):
+    with pytest.raises(AuditError, match=match):
+        list(judged(found, private, known, reach=reach))
 
 
 @pytest.mark.parametrize(

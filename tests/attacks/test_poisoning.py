@@ -64,6 +64,8 @@ def test_liars_move_a_mean_by_no_more_than_their_share():
         ("random", HONEST[0], 1, r"\(n, m, C\)"),
         ("random", HONEST * np.nan, 1, "finite"),
         ("random", -HONEST, 1, ">= 0"),
+        ("random", 2 * HONEST, 1, "must add up to 1 over classes, got rows that are 1 off"),
+        ("random", HONEST[..., :1], 1, "C >= 2"),
         ("random", HONEST, 0, "liars must be at least 1, got 0"),
     ],
 )

@@ -65,6 +65,13 @@ def test_no_two_records_tie_however_small_the_population(attack):
 
 
 @pytest.mark.parametrize("attack", [rmia, rmia_offline])
+def test_a_ratio_that_equals_another_counts_as_reaching_it(attack):
+    target, population, shadows, shadows_population, membership = scene()
+    halves = (np.zeros_like(values) for values in (target, population, shadows, shadows_population))
+    np.testing.assert_array_equal(np.floor(attack(*halves, membership) * (Z + 1)), Z)
+
+
+@pytest.mark.parametrize("attack", [rmia, rmia_offline])
 def test_each_target_is_scored_by_itself(attack):
     target, population, *known = scene()
     together = attack(target, population, *known)

@@ -30,6 +30,7 @@ from securefd.recipe import Recipe
 from securefd.result import Run
 from securefd.runner import pool_of, run
 from tests.engine.samples import N_CLASSES, config, pictures, points, same
+from tests.evaluation.runs import everyone
 
 PRIVATE: dict[str, Any] = {
     "unit": "record",
@@ -233,7 +234,7 @@ def test_one_line_of_each_ledger_paid_for_all_of_it(digits: Run) -> None:
 
 
 def test_its_recipe_is_played_again_with_fresh_noise(digits: Run) -> None:
-    setup = Play.of(digits)
+    setup = Play.of(digits, everyone(digits))
     assert setup.basis is not None
     stored = read_arrays(digits.path / "models" / "features.safetensors")
     assert all(

@@ -37,6 +37,7 @@ from securefd.recipe import Recipe
 from securefd.result import Run
 from securefd.runner import pool_of, run
 from tests.engine.samples import N_CLASSES, NET, TREE, config, points, same
+from tests.evaluation.runs import everyone
 
 Vector = NDArray[np.int64]
 PRIVATE: dict[str, Any] = {
@@ -523,7 +524,7 @@ def test_one_line_of_each_ledger_paid_for_all_votes(digits: Run) -> None:
 
 def test_its_recipe_is_played_again_with_fresh_noise(digits: Run) -> None:
     rows = pool_of(digits.split.clients)[1]
-    one, other = play(Play.of(digits), [rows, rows])["answers.0"]
+    one, other = play(Play.of(digits, everyone(digits)), [rows, rows])["answers.0"]
     assert one.shape == (3, 400, 10)
     assert not any(np.array_equal(one[k], other[k]) for k in range(3))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
+from securefd.attacks.candidates import Candidates
 from securefd.config import (
     AuditConfig,
     ClientGroup,
@@ -22,7 +23,7 @@ from securefd.config import (
 from securefd.evaluation.coins import coins_of
 from securefd.folder import make, write_bytes
 from securefd.result import Run
-from securefd.runner import run
+from securefd.runner import pool_of, run
 
 DPSGD = PrivacyConfig(unit="record", route="dpsgd", relation="add-or-remove", epsilon=8.0, delta=1e-4)
 
@@ -75,3 +76,16 @@ def tossed(settings: Config, folder: Path) -> Run:
     write_bytes(folder / "audit" / "coins", bytes(range(64)))
     coins_of(folder / "audit")
     return done
+
+
+def everyone(done: Run) -> Candidates:
+    """All private records of a run, as an audit would wonder about them; nobody is reserved."""
+    pool, rows = pool_of(done.split.clients)
+    return Candidates(
+        x=pool.x,
+        labels=pool.y,
+        client=np.repeat(np.arange(len(rows)), [len(own) for own in rows]),
+        population_x=pool.x[:0],
+        population_labels=pool.y[:0],
+        n_classes=pool.n_classes,
+    )

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from securefd.defenses.robust import expguard
 from securefd.errors import AuditError
-from securefd.evaluation.poisoned import combined, poisoned
+from securefd.evaluation.poisoned import combined, poisoned, worst
 from securefd.runner import run
 from tests.evaluation.runs import config
 
@@ -46,6 +47,45 @@ def test_more_liars_move_a_mean_farther_and_no_farther_than_their_share(rows):
     assert [row.shift for row in shifts] == sorted(row.shift for row in shifts)
     for row in shifts:
         assert row.shift <= 2 * row.liars / (6 + row.liars)
+
+
+def test_lies_within_the_spread_of_honest_answers_are_borne_best_by_a_mean(rows):
+    """Rules that leave out what strays leave out honest clients instead."""
+    agreements = {rule: rows[rule, "colluding", 0.4].agreement for rule in ("mean", "median", "geometric")}
+    assert agreements["mean"] > max(agreements["median"], agreements["geometric"])
+    for rule in ("median", "geometric", "cronus"):
+        assert rows[rule, "colluding", 0.4].agreement < rows[rule, "one-hot opposite", 0.4].agreement
+
+
+def test_expguard_does_better_in_later_rounds(honest, rows):
+    def after(rounds: int) -> float:
+        found = poisoned(
+            honest, np.random.default_rng(0), rules=("expguard",), fractions=(0.4,), rounds=rounds
+        )
+        return next(row.shift for row in found if row.attack == "one-hot opposite")
+
+    assert after(5) < after(1) / 2
+    assert after(1) == rows["expguard", "one-hot opposite", 0.4].shift
+
+
+def test_rounds_hand_on_the_methods_own_weights(honest):
+    weights = np.full(len(honest), 1 / len(honest))
+    for _ in range(3):
+        weights, expected = expguard(honest, weights, 2.0)
+    np.testing.assert_allclose(combined("expguard", honest, 3), expected)
+    np.testing.assert_array_equal(combined("median", honest, 3), combined("median", honest))
+    with pytest.raises(AuditError, match="rounds must be at least 1, got 0"):
+        combined("mean", honest, 0)
+
+
+def test_the_worst_attack_is_named_for_each_rule_and_fraction(rows):
+    found = worst(rows.values())
+    assert len(found) == 6 * 4
+    for row in found:
+        rivals = [r for r in rows.values() if (r.rule, r.fraction) == (row.rule, row.fraction)]
+        assert row.agreement == min(r.agreement for r in rivals)
+        assert row.shift == max(r.shift for r in rivals if r.agreement == row.agreement)
+    assert worst([]) == ()
 
 
 def test_rules_are_the_methods_own(honest):

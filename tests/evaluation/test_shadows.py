@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from securefd.attacks.candidates import Candidates
 from securefd.cohort import Cohort
 from securefd.errors import AuditError
 from securefd.evaluation import shadows as module
@@ -20,7 +19,7 @@ from securefd.evaluation.variants import recipe_of
 from securefd.private import DpSgdPlan
 from securefd.result import Run, load_run
 from securefd.runner import pool_of, run
-from tests.evaluation.runs import DPSGD, config
+from tests.evaluation.runs import DPSGD, config, everyone
 
 OBSERVERS = ("server", "peer", "release", "label-only")
 
@@ -42,22 +41,14 @@ def shadows(plain) -> Shadows:
 
 def as_deployed(done: Run) -> Shadows:
     """One shadow in which everybody takes part."""
-    pool, rows = pool_of(done.split.clients)
-    about = Candidates(
-        x=pool.x,
-        labels=pool.y,
-        client=np.zeros(len(pool.y), dtype=np.int64),
-        population_x=pool.x[:0],
-        population_labels=pool.y[:0],
-        n_classes=pool.n_classes,
-    )
+    about = everyone(done)
     setup = Play.of(done, about)
     path = done.path / "everybody.safetensors"
-    store(path, play(setup, [rows]), "", 0)
+    store(path, play(setup, [pool_of(done.split.clients)[1]]), "", 0)
     return Shadows(
         about=about,
-        rows=np.arange(len(pool.y)),
-        game=Game(membership=np.array([[True] * (len(pool.y) - 1) + [False]])),
+        rows=np.arange(len(about.labels)),
+        game=Game(membership=np.array([[True] * (len(about.labels) - 1) + [False]])),
         coins=Coins(seed=bytes(32), salt=bytes(32)),
         played=Stored(paths=(path,), size=CHUNK, shared=("queries.",)),
         setup=setup,
