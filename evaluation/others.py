@@ -135,8 +135,8 @@ def _looks(
         cases=len(values),
         what=(
             f"mean over clients and classes; the better of inversion and weighted public inputs, beside the "
-            f"same two by the student alone; the client's answers came nearer in {100 * better.mean():.0f}% of "
-            f"cases; 1 is the private mean itself"
+            f"same two by the student alone; the client's answers came nearer in {100 * better.mean():.0f}% "
+            "of cases; 1 is the private mean itself"
         ),
         picture=_sheet([each for _, each in best]) if draw and pictures else "",
     )

@@ -20,6 +20,7 @@ def bench(monkeypatch, tmp_path):
     """The command, with nothing kept yet and every measurement replaced by a note that it was asked for."""
     from benchmarks import __main__ as command
     from benchmarks import (
+        audits,
         calibration,
         client,
         communication,
@@ -27,6 +28,7 @@ def bench(monkeypatch, tmp_path):
         homomorphic,
         mnist,
         noise,
+        pairs,
         record,
         report,
         scale,
@@ -35,11 +37,13 @@ def bench(monkeypatch, tmp_path):
     )
 
     asked = []
-    for part in (fleet, communication, sealing, homomorphic, noise, calibration, scoring, scale):
+    monkeypatch.setattr(audits, "DEMO", tmp_path / "demo.json")
+    monkeypatch.setattr(audits, "measure_demo", lambda: asked.append(("demo",)))
+    for part in (fleet, communication, sealing, homomorphic, noise, calibration, scoring, pairs, scale):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "PLACE", tmp_path / f"{name}.json")
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
-    for part in (mnist, client, record):
+    for part in (mnist, client, record, audits):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "RESULTS", tmp_path / name)
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
@@ -97,7 +101,9 @@ def test_all_parts_are_measured_in_turn(bench):
     assert bench.main(["--mnist", "data"]) == 0
     folder = Path("data")
     without = ["fleet", "communication", "sealing", "homomorphic", "noise", "calibration", "scoring"]
-    on_mnist = [("scale", folder), ("client", folder), ("record", folder), ("mnist", folder, None)]
+    without += ["pairs", "demo"]
+    on_mnist = [(part, folder) for part in ("scale", "audits", "client", "record")]
+    on_mnist.append(("mnist", folder, None))
     assert bench.asked == [*((part,) for part in without), *on_mnist]
     assert (bench.place / "RESULTS.md").exists()
 
@@ -197,7 +203,7 @@ def test_the_benchmarks_own_architectures_learn_from_images():
 def test_an_empty_report_says_so_everywhere():
     text = written()
     assert lines(text, "`balanced`") == ["| `balanced` | not run | not run | 0 |"] * 2
-    assert text.count("\nnot run\n") == 10
+    assert text.count("\nnot run\n") == 12
     assert "met" not in text.replace("method", "")
     assert "missed" not in text.replace("misses", "")
 
@@ -511,7 +517,7 @@ def test_it_is_a_command():
         [sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("benchmarks: scale, client, record, mnist must be given")
+    assert done.stderr.startswith("benchmarks: scale, audits, client, record, mnist must be given")
 
 
 def test_noise_is_measured_beside_opendp_where_it_is_installed(tmp_path):
