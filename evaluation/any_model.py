@@ -168,7 +168,8 @@ def _probabilities(values: Floats, name: str) -> NDArray[np.floating]:
         raise AuditError(f"{name} must be finite; {int((~np.isfinite(values)).sum())} values are not")
     if (values >= 0).all() and (np.abs(values.sum(axis=-1) - 1) <= SUM_TOLERANCE).all():
         return values
-    return np.asarray(softmax(values, axis=-1), dtype=np.float64)
+    # In the precision of 16-bit logits, whoever is sure would look alike.
+    return np.asarray(softmax(np.asarray(values, dtype=np.float64), axis=-1), dtype=np.float64)
 
 
 def _check_coins(membership: Bools) -> None:

@@ -1,8 +1,8 @@
 """Audit a scikit-learn model that was never federated: python examples/audit_sklearn.py [FILE.npz]
 
-Whoever trained a model can train others like it, its shadows, and then knows what a model says of records
-that it saw and of those that it didn't. Coins decide who sees what, since only then can a bound on epsilon be
-proven.
+Whoever trained a model can train others like it, its shadows, and so learn how a model answers records that
+it saw, and records that it didn't. A fair coin for each record and model decides who sees what. The bound on
+epsilon rests on the coins of the target, and holds for this target, not for every model of its recipe.
 """
 
 import sys
@@ -12,39 +12,38 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 
 import securefd as sfd
+from securefd.evaluation.findings import Skipped
 
 SHADOWS = 32
 
 x, labels = load_breast_cancer(return_X_y=True)
-rng = np.random.default_rng()
-# One row a model, one column a record. The last row is the model that is audited.
-member = rng.random((SHADOWS + 1, len(x))) < 0.5
+rng = np.random.default_rng()  # no seed: who could know the coins proves nothing by guessing them
+coins = rng.random((SHADOWS + 1, len(x))) < 0.5  # one row a model, one column a record
 
-answers = []
-for number, chosen in enumerate(member):
-    # The same recipe for all of them: a shadow of another kind says nothing of the target.
-    model = RandomForestClassifier(50, random_state=number)
-    answers.append(model.fit(x[chosen], labels[chosen]).predict_proba(x))
-answers = np.stack(answers).astype(np.float32)
+# The same recipe for all: a shadow of another kind, or tuned otherwise, says little of the target.
+models = [RandomForestClassifier(50).fit(x[chosen], labels[chosen]) for chosen in coins]
+answers = np.stack([model.predict_proba(x) for model in models])  # models x records x classes
 
 scores = {
-    "target": answers[-1],
+    "target": answers[-1],  # the last model is the one that is audited
     "shadows": answers[:-1],
-    "membership": member[:-1],
-    "member": member[-1],
+    "membership": coins[:-1],
+    "member": coins[-1],
     "labels": labels,
 }
 if len(sys.argv) > 1:
     np.savez(sys.argv[1], **scores)  # for: securefd audit --scores FILE.npz --coin-flips
 
 audit = sfd.audit_scores(**scores, coin_flips=True)
-for finding in audit.outcomes:
-    if finding.bound_method:
-        print(
-            f"epsilon is at least {finding.epsilon_bound:.2f} (95% confidence, delta = {finding.delta:g}; "
-            f"{finding.epsilon_power:.2f} could have been certified), by {finding.attack}"
-        )
+for outcome in audit.outcomes:
+    if isinstance(outcome, Skipped):
+        print(f"{outcome.attack}: SKIPPED, {outcome.reason}")
+    elif outcome.epsilon_bound is None:
+        low, high = outcome.auc_interval
+        print(f"{outcome.attack}: AUC {outcome.auc:.3f} [{low:.3f}, {high:.3f}]")
     else:
-        low, high = finding.auc_interval
-        print(f"{finding.attack}: AUC {finding.auc:.3f} [{low:.3f}, {high:.3f}]")
-print(f"judgement: {audit.judgement}")  # inconclusive: nothing was claimed that could be contradicted
+        print(
+            f"epsilon is at least {outcome.epsilon_bound:.2f} ({outcome.confidence:.0%} confidence, delta = "
+            f"{outcome.delta:g}; {outcome.epsilon_power:.2f} could have been certified), by {outcome.attack}"
+        )
+print(f"judgement: {audit.judgement}")  # INCONCLUSIVE: nothing is claimed that this could contradict

@@ -74,6 +74,20 @@ def test_logits_and_their_probabilities_are_the_same_evidence():
         assert finding.auc == pytest.approx(second[name].auc, abs=1e-3), name
 
 
+def test_logits_of_16_bits_tell_as_much_as_those_of_64():
+    """Margins of about 20: their softmax in 16 bits would be 1 for everybody."""
+    arrays = given()
+    sure = {name: (4 * arrays[name] + 0).astype(np.float64) for name in ("target", "shadows")}
+    for name in sure:
+        sure[name][..., np.arange(N), arrays["labels"]] += 12
+    wide, narrow = (
+        by_attack(audit_scores(**(arrays | {name: each.astype(kind) for name, each in sure.items()})))
+        for kind in (np.float64, np.float16)
+    )
+    assert narrow["lira on scores"].auc == pytest.approx(wide["lira on scores"].auc, abs=0.01)
+    assert narrow["lira on scores"].auc > 0.9
+
+
 def test_without_coin_flips_nothing_is_bounded():
     audit = audit_scores(**given(), claim=promise(0.5))
     assert bounds(audit) == []
