@@ -105,16 +105,12 @@ def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Fi
     test = prepare_one_record(tried, game, **level)
     if test is None:
         raise AuditError(
-            f"{game.federations} federations are too few to single out a record on half of them; run more"
+            f"{game.federations} federations are too few to single out a record on one half of them and to "
+            "try it on the other; run more federations"
         )
     found, fell = try_one_record(test, game)
     scored, coin = found[:, test.coin], fell[:, test.coin]
     n_in, n_out = int(coin.sum()), int((~coin).sum())
-    if min(n_in, n_out) < 2:
-        raise AuditError(
-            f"only {n_in} federations with the record that was singled out, and {n_out} without it, are left "
-            "for trials; run more federations"
-        )
     made = fixed(scored, coin, threshold=test.threshold, **level)
     finding = _finding(
         test.tried,

@@ -40,6 +40,9 @@ ONE_RUN_RULE = (
     "all coins of the last federation, the others being its shadows"
 )
 
+LEAST_TRIALS = 2
+"""With and without a record, each: fewer have no AUC."""
+
 SHARES = (0.2, 0.1, 0.05, 0.02, 0.5)
 """Of a one-run test's coins: guessed to have fallen so, and as many to have fallen otherwise. Where none of
 them would have certified anything, the first: fewer guesses could certify little even if all were right."""
@@ -134,11 +137,15 @@ def _right(scored: Floats, fell: Bools, guesses: int) -> int:
 
 
 def _exposed(piece: Evidence, game: Game) -> int | None:
-    """The coin that shows most in the references' confidences; None if none fell both ways often enough."""
-    known = references_of(game)
-    fell = game.coins(piece.candidates)[known]
+    """The coin that shows most in the references' confidences; None if none fell both ways often enough.
+
+    In the trials too it has to have fallen both ways. That looks at their coins, and not at what they show:
+    given all coins, the trials are still independent of what is chosen here.
+    """
+    known, coins = references_of(game), game.coins(piece.candidates)
+    fell = coins[known]
     # One more than an attack needs: each reference is scored by the others.
-    eligible = attackable(fell, LEAST_SHADOWS + 1)
+    eligible = attackable(fell, LEAST_SHADOWS + 1) & attackable(coins[trials_of(game)], LEAST_TRIALS)
     if not eligible.any():
         return None
     told = game.told(piece.confidence[known], piece.candidates)

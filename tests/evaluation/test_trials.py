@@ -68,6 +68,17 @@ def test_too_few_references_single_out_nothing():
     assert found.risk is None
 
 
+def test_a_record_that_is_in_every_trial_is_not_singled_out():
+    membership = GAME.membership.copy()
+    membership[80:, 7] = True
+    membership[90, 7] = False
+    test = prepare_one_record(tried(evidence(PLANTED), GAME), Game(membership=membership), **LEVEL)
+    assert test.coin != 7
+    membership[91, 7] = False
+    test = prepare_one_record(tried(evidence(PLANTED), GAME), Game(membership=membership), **LEVEL)
+    assert test.coin == 7
+
+
 def test_the_stronger_of_two_pieces_of_evidence_is_used():
     weak, strong = evidence(NOISE, signal="student"), evidence(PLANTED, signal="answers")
     test = prepare_one_record([*tried(weak, GAME), *tried(strong, GAME)], GAME, **LEVEL)
