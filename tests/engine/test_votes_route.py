@@ -231,7 +231,7 @@ class TestRun:
         assert run.metrics["votes"]["answered"] == answered
 
     def test_little_noise_releases_what_was_voted(self, tmp_path: Path) -> None:
-        run = securefd.run(written(privacy="noise = 0.02\nthreshold = 3", rounds=1), tmp_path / "run")
+        run = securefd.run(written(privacy="noise = 0.01\nthreshold = 3", rounds=1), tmp_path / "run")
         seen = read_arrays(run.path / "views" / "round-001.safetensors")
         counts = np.rint(6 * seen["total"])
         np.testing.assert_array_equal(self.released(run.path, 1).any(axis=-1), counts.max(axis=-1) >= 3)
