@@ -95,11 +95,12 @@ def joint_beta_epsilon(
     return float(brentq(excess, 0.0, high, xtol=1e-9))
 
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 _STEP = (1 + _NODES) / 2
 # u = 3 s^2 - 2 s^3 makes the square roots at either end of a piece smooth.
 _PLACES, _SHARES = _STEP**2 * (3 - 2 * _STEP), _WEIGHTS / 2 * 6 * _STEP * (1 - _STEP)
-_LEVELS = np.array([1e-12, 1e-6, 1e-3, 0.05, 0.3, 0.7, 0.95, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12])
+_TAIL = np.array([1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.3])
+_LEVELS = np.append(_TAIL, 1 - _TAIL)
 """Quantiles between which a posterior changes gently."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def checked_scores(scores: Floats, member: Bools, *, least: int) -> tuple[Floats
 
 def check_count(name: str, value: int, most: int, what: str) -> None:
     """``value`` is one of 0 to ``most``, which is ``what``."""
-    if not (0 <= value <= most and value == int(value)):
+    if not (0 <= value <= most < math.inf and value == int(value) and most == int(most)):
         raise AuditError(f"{name} must be 0 to {most}, {what}, got {value}")
 
 

@@ -125,7 +125,6 @@ def _refuted(mu: float, correct: int, guesses: int, canaries: int, alpha: float)
     """Whether so many right guesses are too unlikely for mu: as the recursion rises above all guesses."""
     right = alpha * correct / canaries
     wrong = alpha * (guesses - correct) / canaries
-    enough = guesses / canaries
     for number in range(correct - 1, -1, -1):
         if not right < 1:
             return True
@@ -134,9 +133,7 @@ def _refuted(mu: float, correct: int, guesses: int, canaries: int, alpha: float)
             break
         right += number / (guesses - number) * (least - wrong)
         wrong = least
-        if right + wrong > enough:
-            return True
-    return right + wrong > enough
+    return right + wrong > guesses / canaries
 
 
 def check_gaussian(mechanism: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import betainc, betaln, expit, log_expit
 from scipy.stats import binom
 
 from securefd.errors import AuditError
@@ -97,10 +98,9 @@ def test_the_bound_is_not_merely_zero():
 
 @pytest.mark.parametrize("row", JOINT_BETA, ids=lambda row: f"{row['true_positives']}-{row['n_in']}")
 def test_joint_beta_is_microsofts(row):
-    expected = row.pop("epsilon")
+    given = {name: value for name, value in row.items() if name != "epsilon"}
     # Theirs is found to 1e-4.
-    assert joint_beta_epsilon(**row) == pytest.approx(expected, abs=1e-4)
-    row["epsilon"] = expected
+    assert joint_beta_epsilon(**given) == pytest.approx(row["epsilon"], abs=1e-4)
 
 
 def test_joint_beta_of_their_published_example():
@@ -137,6 +137,34 @@ def test_so_much_of_the_posterior_lies_below_the_joint_beta(counts, delta):
     assert inside.mean() == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / draws))
 
 
+@pytest.mark.parametrize(
+    ("counts", "delta", "alpha"),
+    [
+        ((415_913, 499_790, 605_200, 605_200), 0.0, 1e-4),
+        ((286_037, 361_390, 414, 414), 1e-6, 0.01),
+        ((389_264, 640_959, 129_989, 129_989), 1e-6, 0.3),
+        ((3, 3, 242_684, 337_751), 1e-6, 0.05),
+        ((3, 5, 0, 1_000_000), 1e-3, 1e-4),
+        ((9_213, 66_383, 130, 130), 0.5, 0.01),
+    ],
+)
+def test_joint_beta_is_exact_where_posteriors_are_narrow_or_far_apart(counts, delta, alpha):
+    """Against a sum over a fine grid of the log odds of FPR, in which its density is smooth."""
+    hits, n_in, misses, n_out = counts
+    growth = math.exp(joint_beta_epsilon(*counts, delta=delta, alpha=alpha))
+    grid, step = np.linspace(-60, 60, 3_000_001, retstep=True)
+    a, b = 0.5 + misses, 0.5 + n_out - misses
+    rate, rest = expit(grid), expit(-grid)
+    density = np.exp(a * log_expit(grid) + b * log_expit(-grid) - betaln(a, b))
+    low, high = (
+        np.clip(np.maximum(1 - delta - growth * left, (right - delta) / growth), 0, 1)
+        for left, right in ((rate, rest), (rest, rate))
+    )
+    fnr = (0.5 + n_in - hits, 0.5 + hits)
+    mass = ((betainc(*fnr, 1 - high) - betainc(*fnr, low)) * density).sum() * step
+    assert mass == pytest.approx(alpha, rel=2e-4)
+
+
 def test_joint_beta_is_positive_without_evidence():
     """Why it is no test: a confidence bound would be 0 here nineteen times in twenty."""
     assert joint_beta_epsilon(50, 100, 50, 100, delta=0.0, alpha=0.05) > 0
@@ -158,6 +186,8 @@ def test_joint_beta_is_zero_where_delta_explains_everything():
         ((1, 2, math.nan, 2), {}, "nan"),
         ((1, 2, 0.5, 2), {}, "0.5"),
         ((1, 2, 1, -2), {}, "-2"),
+        ((1, 2.5, 1, 2), {}, "2.5"),
+        ((1, 2, 1, math.inf), {}, "inf"),
         ((1, 2, 1, 2), {"delta": math.nan}, "delta"),
         ((1, 2, 1, 2), {"delta": 1.0}, "delta"),
         ((1, 2, 1, 2), {"delta": -1e-9}, "delta"),

@@ -166,12 +166,22 @@ def test_ties_are_left_out_or_drawn(rows, positives, negatives):
     assert len(set(scores[drawn_low & ~low])) <= 1
 
 
+def test_what_is_left_out_counts_as_wrong():
+    """Were the number of guesses to depend on the scores, it wouldn't be fixed beforehand."""
+    scores, included = np.array([5.0, 4.0, 3.0, 3.0, 1.0]), np.array([True, True, True, True, False])
+    found = one_run(scores, included, positives=3, negatives=1, delta=0.0, alpha=0.4)
+    assert found == one_run_epsilon(3, 4, 5, delta=0.0, alpha=0.4) > 0
+    assert found < one_run_epsilon(3, 3, 5, delta=0.0, alpha=0.4)
+
+
 @pytest.mark.parametrize("drawn", [False, True])
-def test_a_file_in_order_of_membership_proves_nothing_by_its_ties(drawn):
-    """All scores alike and members first: whoever took the first records would be right every time."""
+@pytest.mark.parametrize("members_first", [False, True])
+def test_a_file_in_order_of_membership_proves_nothing_by_its_ties(members_first, drawn):
+    """All scores alike: whoever took the first, or the last, for the highest could be right every time."""
     positive = 0
     for seed in range(300):
-        included = np.sort(np.random.default_rng(seed).random(200) < 0.5)[::-1]
+        included = np.sort(np.random.default_rng(seed).random(200) < 0.5)
+        included = included[::-1] if members_first else included
         rng = np.random.default_rng([seed, 1]) if drawn else None
         terms = {"positives": 50, "negatives": 50, "rng": rng}
         positive += one_run(np.zeros(200), included, delta=0.0, alpha=0.05, **terms) > 0

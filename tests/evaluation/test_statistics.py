@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from securefd.errors import AuditError
@@ -98,6 +99,12 @@ def test_without_variance_the_interval_still_has_a_width(scores, expected):
     assert low <= value <= high
 
 
+def test_without_variance_the_interval_is_that_of_as_many_pairs_as_there_are():
+    member = np.arange(12) < 2
+    assert auc(member * 1.0, member).interval == pytest.approx((0.05**0.5, 1.0))
+    assert auc(~member * 1.0, ~member).interval == pytest.approx((0.05**0.5, 1.0))
+
+
 def test_the_bootstraps_interval_is_delongs_where_that_is_right():
     scores, member = gaussian(1.0, 400)
     value, ends = auc(scores, member)
@@ -171,6 +178,13 @@ def test_tpr_at_fpr_is_a_step_of_the_curve(rows, fpr):
         assert rate.value == curve.tpr[curve.fpr <= fpr].max()
         low, high = rate.interval
         assert 0 <= low <= rate.value <= high <= 1
+
+
+def test_the_interval_of_a_rate_is_clopper_and_pearsons():
+    scores, member = gaussian(1.0, 200)
+    rate = tpr_at_fpr(scores, member, 0.05)
+    exact = binomtest(round(rate.value * 200), 200).proportion_ci(0.95, method="exact")
+    assert rate.interval == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
 def test_a_rate_that_cannot_be_measured_is_not_zero():

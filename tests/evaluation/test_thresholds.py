@@ -103,6 +103,24 @@ def test_the_trials_that_chose_do_not_count():
     assert found.power == epsilon_power(150, 150, **TERMS)
 
 
+def test_split_is_the_naive_one():
+    scores, member = gaussian(1.5, 40)
+    found = split(scores, member, rng=np.random.default_rng(3), share=0.3, **TERMS)
+    rng, first = np.random.default_rng(3), np.zeros(80, dtype=bool)
+    first[rng.choice(np.arange(40), 12, replace=False)] = True
+    first[rng.choice(np.arange(40, 80), 12, replace=False)] = True
+    threshold = best_threshold(scores[first], member[first], **TERMS)
+    assert threshold != best_threshold(scores, member, **TERMS)
+    assert found.true_positives == (scores[~first & member] > threshold).sum()
+    assert found.false_positives == (scores[~first & ~member] > threshold).sum()
+
+
+def test_a_rate_that_floats_would_round_down_is_reached():
+    scores, member = gaussian(1.0, 100)
+    assert 0.29 * 100 < 29
+    assert bonferroni(scores, member, rates=(0.29,), **TERMS).false_positives == 29
+
+
 def test_bonferroni_is_the_best_of_its_rates_at_their_level():
     scores, member = gaussian(2.0, 200)
     found = bonferroni(scores, member, rates=(0.0, 0.1, 0.5), delta=0.0, alpha=0.06)
@@ -193,6 +211,7 @@ def test_scores_that_prove_nothing_are_refused(name, scores, member, terms, matc
         ("split", {"share": 0.0}, "share"),
         ("split", {"share": math.nan}, "share"),
         ("split", {"share": 0.9}, "more trials"),
+        ("split", {"share": 0.3}, "more trials"),
         ("bonferroni", {"rates": ()}, "rates"),
         ("bonferroni", {"rates": (0.1, 1.0)}, "1.0"),
         ("bonferroni", {"rates": (math.nan,)}, "nan"),
