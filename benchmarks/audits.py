@@ -6,6 +6,8 @@ cells that are left. Nothing about single records is kept.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.store import keep, kept
-from benchmarks.tables import NOT_RUN, Found, Row, at_most, table, where
+from benchmarks.tables import Found
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audits"
@@ -25,17 +27,19 @@ DEMO_SECONDS = 180.0
 OBSERVERS = ("server", "peer", "release", "label-only")
 
 CLIENTS, RECORDS, PUBLIC, TEST = 10, 300, 1_000, 1_000
-FEDERATIONS, CANDIDATES = 64, 2_000
-SAMPLE = 30
-PROTECTIONS = {
-    "plain": "none: the server gets every client's answers",
-    "masked": "masks: the server opens sums only",
-    "head": "noised linear heads, replace-one",
-    "dpsgd": "DP-SGD, add-or-remove",
-    "nfdp": f"each client trains on {SAMPLE} of its records, drawn at random; no noise",
-}
+ALPHA = 0.5
+"""Of the Dirichlet distribution by which classes are dealt out to clients."""
+FEDERATIONS = 64
+WORKERS = 2
+SAMPLE = 60
+PROTECTIONS = ("plain", "masked", "head", "dpsgd", "nfdp", "drawn")
+"""``drawn``: what ``nfdp`` does not protect. Clients have about SAMPLE records, and coins decide which of
+these are trained on, without protection: in the terms of ``nfdp``, which records were drawn. Shadow
+federations of either train on as many."""
 EPSILON = {"head": 2.0, "dpsgd": 8.0}
 DELTA = 1e-4
+RELATION = "add-or-remove"
+"""Of every claim, and so of every game: a table that mixes relations compares nothing."""
 METHOD: dict[str, Any] = {
     "name": "feddf",
     "rounds": 1,
@@ -45,6 +49,9 @@ METHOD: dict[str, Any] = {
     "batch_size": 64,
     "learning_rate": 3e-3,
 }
+DPSGD: dict[str, Any] = {"local_steps": 40}
+"""Of 40 and 60 steps, of lengths 1 and 2 and of batches of 64 and 128, these taught the student most."""
+DPSGD_STEP = 1.0
 STUDENT: dict[str, Any] = {"model": "mlp", "steps": 300}
 
 
@@ -58,7 +65,7 @@ def measure_demo() -> None:
     with tempfile.TemporaryDirectory() as folder:
         done = run(configurations()["plain"], Path(folder) / "run")
         began = time.monotonic()
-        found = audit(done, workers=2)
+        found = audit(done, workers=WORKERS)
         seconds = time.monotonic() - began
     attacks = [each for each in found.outcomes if isinstance(each, Finding) and not each.bound_method]
     keep(DEMO, {"seconds": seconds, "federations": found.federations, "attacks": len(attacks)})
@@ -69,14 +76,18 @@ def settings(name: str) -> dict[str, Any]:
     """What decides a cell's figures."""
     return {
         "clients": CLIENTS,
-        "records": RECORDS,
+        "records": SAMPLE if name == "drawn" else RECORDS,
         "public": PUBLIC,
+        "test": TEST,
+        "alpha": ALPHA,
         "federations": FEDERATIONS,
-        "candidates": CANDIDATES,
+        "relation": RELATION,
         "epsilon": EPSILON.get(name),
         "delta": DELTA,
         "sample": SAMPLE if name == "nfdp" else None,
-        "method": METHOD,
+        "model": "head" if name == "head" else "mlp",
+        "method": METHOD | (DPSGD if name == "dpsgd" else {}),
+        "step": DPSGD_STEP if name == "dpsgd" else None,
         "student": STUDENT,
     }
 
@@ -87,7 +98,7 @@ def results() -> dict[str, Found]:
     return {name: each for name, each in found.items() if each is not None}
 
 
-def measure(mnist: Path, names: Sequence[str] = tuple(PROTECTIONS)) -> None:
+def measure(mnist: Path, names: Sequence[str] = PROTECTIONS) -> None:
     """Audit what isn't there: the same records and public inputs under each protection."""
     left = [name for name in names if results().get(name, {}).get("settings") != settings(name)]
     if left:
@@ -116,35 +127,30 @@ def configured(name: str) -> Any:
         StudentConfig,
     )
 
-    common = {"unit": "record", "delta": DELTA}
-    privacy = {
-        "head": {"route": "head", "relation": "replace-one", "epsilon": EPSILON["head"], **common},
-        "dpsgd": {
-            "route": "dpsgd",
-            "relation": "add-or-remove",
-            "epsilon": EPSILON["dpsgd"],
-            "learning_rate": 1.0,
-            **common,
-        },
-        "nfdp": {"unit": "record", "route": "nfdp", "relation": "add-or-remove", "sample": SAMPLE},
-    }.get(name)
+    chosen = settings(name)
+    privacy: dict[str, Any] | None = None
+    if name in EPSILON:
+        privacy = {"route": name, "epsilon": EPSILON[name], "delta": DELTA}
+        privacy |= {"learning_rate": DPSGD_STEP} if name == "dpsgd" else {}
+    elif name == "nfdp":
+        privacy = {"route": "nfdp", "sample": SAMPLE}
     return Config(
         name=name,
         seed=1,
         data=DataConfig(
             source="npz",
-            path=str(CACHE / "clients.npz"),
+            path=str(CACHE / f"clients-{chosen['records']}.npz"),
             public=str(CACHE / "public.npz"),
             test=str(CACHE / "test.npz"),
-            partition=DirichletPartition(kind="dirichlet", alpha=0.5),
+            partition=DirichletPartition(kind="dirichlet", alpha=ALPHA),
         ),
-        clients=(ClientGroup(count=CLIENTS, model="head" if name == "head" else "mlp"),),
-        method=MethodConfig(**METHOD),
+        clients=(ClientGroup(count=CLIENTS, model=chosen["model"]),),
+        method=MethodConfig(**chosen["method"]),
         sealing=SealingConfig(kind="masked" if name == "masked" else "plain"),
-        privacy=None if privacy is None else PrivacyConfig(**privacy),
+        privacy=None if privacy is None else PrivacyConfig(unit="record", relation=RELATION, **privacy),
         student=StudentConfig(**STUDENT),
-        audit=AuditConfig(shadows=FEDERATIONS, candidates=CANDIDATES),
-        performance=PerformanceConfig(workers=2),
+        audit=AuditConfig(shadows=FEDERATIONS, candidates=CLIENTS * chosen["records"]),
+        performance=PerformanceConfig(workers=WORKERS),
     )
 
 
@@ -158,7 +164,8 @@ def _write_data(mnist: Path) -> None:
     train, test = source.records(), source.own_test()
     assert test is not None
     parts = {
-        "clients": (train, np.arange(CLIENTS * RECORDS)),
+        f"clients-{RECORDS}": (train, np.arange(CLIENTS * RECORDS)),
+        f"clients-{SAMPLE}": (train, np.arange(CLIENTS * SAMPLE)),
         "public": (test, np.arange(PUBLIC)),
         "test": (test, np.arange(PUBLIC, PUBLIC + TEST)),
     }
@@ -170,37 +177,52 @@ def _write_data(mnist: Path) -> None:
         np.savez(CACHE / f"{name}.npz", **arrays)
 
 
+def _folder(name: str) -> Path:
+    """Where a protection is run: with other settings elsewhere, so that a killed benchmark can go on."""
+    digest = hashlib.sha256(json.dumps(settings(name), sort_keys=True).encode()).hexdigest()
+    return CACHE / f"{name}-{digest[:12]}"
+
+
 def _audited(name: str) -> dict[str, Any]:
     """The run and its audit, reduced to what the table shows. Masks leave plain's shadows as they are."""
-    from securefd.evaluation.findings import Finding, OtherFinding
+    from securefd.evaluation.findings import Finding
     from securefd.evaluation.recipe import audit
     from securefd.evaluation.shadows import shadows_of
     from securefd.folder import locked
     from securefd.runner import run
 
-    done, shadows = run(configured(name), CACHE / name), None
+    done, shadows = run(configured(name), _folder(name)), None
     if name == "masked":
-        plain = run(configured("plain"), CACHE / "plain")
+        plain = run(configured("plain"), _folder("plain"))
         with locked(plain.path):
             shadows = shadows_of(plain)
     found = audit(done, shadows=shadows)
     findings = [each for each in found.outcomes if isinstance(each, Finding) and each.subject == "the recipe"]
-    mixes = [
-        each for each in found.others if isinstance(each, OtherFinding) and each.measure.startswith("Kull")
-    ]
     return {
         "observers": {
             observer: _row([each for each in findings if each.observer == observer])
             for observer in dict.fromkeys(each.observer for each in findings)
         },
-        "divergence": None if not mixes else [mixes[0].value, mixes[0].baseline],
+        "divergence": _divergence(found.others),
         "accuracy": done.metrics["student.accuracy"],
         "alone": done.metrics["local.accuracy"],
-        "judgement": found.judgement,
+        "sizes": [len(client) for client in done.split.clients],
         "game": found.game,
-        "controls": [f"{each.kind}: {each.measured}" for each in found.controls],
-        "sound": all(each.passed for each in found.controls),
+        "controls": [
+            {"kind": each.kind, "attack": each.attack, "measured": each.measured, "passed": each.passed}
+            for each in found.controls
+        ],
     }
+
+
+def _divergence(others: Sequence[Any]) -> dict[str, Any] | None:
+    """From what the server infers of clients' classes to the truth; None where it tells none apart."""
+    from securefd.evaluation.findings import OtherFinding
+
+    for each in others:
+        if isinstance(each, OtherFinding) and each.measure.startswith("Kullback-Leibler"):
+            return {"value": each.value, "interval": each.interval, "baseline": each.baseline}
+    return None
 
 
 def _row(findings: Sequence[Any]) -> dict[str, Any]:
@@ -208,76 +230,15 @@ def _row(findings: Sequence[Any]) -> dict[str, Any]:
     measured = [each for each in findings if not each.bound_method]
     bounds = [each for each in findings if each.bound_method]
     best = max(measured, key=lambda each: each.auc)
-    most = max(bounds, key=lambda each: each.epsilon_bound)
+    judged = {each.judgement for each in bounds}
     return {
         "attack": best.attack,
+        "attacks": len(measured),
         "auc": best.auc,
         "auc interval": list(best.auc_interval),
         "tpr": {f"{fpr:g}": [rate.value, rate.interval] for fpr, rate in best.tpr.items()},
-        "bound": most.epsilon_bound,
-        "power": max(each.epsilon_power for each in bounds),
-        "claim": most.claim_epsilon,
-        "judgement": sorted({each.judgement for each in bounds}),
+        "bound": max((each.epsilon_bound for each in bounds), default=None),
+        "power": max((each.epsilon_power for each in bounds), default=None),
+        "claim": max((each.claim_epsilon for each in bounds if each.claim_epsilon is not None), default=None),
+        "judgement": next((word for word in ("VIOLATED", "CONSISTENT") if word in judged), "INCONCLUSIVE"),
     }
-
-
-def targets(demo: Found | None) -> list[Row]:
-    """Rows of the table of targets."""
-    name = "auditing the demo's recipe: 64 shadow federations, all attacks and observers, two processes"
-    if demo is None:
-        return [(name, f"≤ {DEMO_SECONDS:g} s", None, "", None)]
-    return [at_most(name, DEMO_SECONDS, demo["seconds"], ".0f", " s")]
-
-
-def section(found: dict[str, Found]) -> str:
-    """The part of RESULTS.md on what each protection buys against whom."""
-    head = "## What each protection buys, against whom\n\n`make bench ONLY=audits MNIST=folder`\n\n"
-    if not found:
-        return head + f"{NOT_RUN}\n"
-    rows = []
-    for name, what in PROTECTIONS.items():
-        if name not in found:
-            rows.append([f"`{name}`", NOT_RUN, *[""] * 6])
-            continue
-        cell = found[name]
-        seen = sorted(cell["observers"].items(), key=lambda item: OBSERVERS.index(item[0]))
-        for place, (observer, each) in enumerate(seen):
-            told = f"`{name}`, {what}; student {cell['accuracy']:.1%}" if not place else ""
-            divergence = cell["divergence"] if observer == "server" else None
-            rows.append(
-                [
-                    told,
-                    observer,
-                    f"{each['auc']:.3f} [{each['auc interval'][0]:.3f}, {each['auc interval'][1]:.3f}] "
-                    f"({each['attack']})",
-                    _rate(each["tpr"]["0.01"]),
-                    _rate(each["tpr"]["0.001"]),
-                    f"{each['bound']:.2f} of {each['power']:.2f}",
-                    "none" if each["claim"] is None else f"{each['claim']:.2f}",
-                    "–" if divergence is None else f"{divergence[0]:.2f} ({divergence[1]:.2f})",
-                ]
-            )
-    unsound = [name for name, cell in found.items() if not cell["sound"]]
-    return (
-        head
-        + f"{CLIENTS} clients of about {RECORDS} training images each (Dirichlet 0.5), {PUBLIC:,} public "
-        f"test images, one round; {FEDERATIONS} shadow federations, {CANDIDATES:,} candidates. AUC of the "
-        "strongest attack that an observer could make, its TPR at 1% and 0.1% false positives, "
-        "what epsilon is at least "
-        "and what could have been certified at most (one record, in the game of the claim's relation: "
-        f"replace-one for `head`, else add-or-remove; delta = {DELTA:g} where claimed), what is claimed, and "
-        "the divergence of label distributions that the server infers (beside knowing only their mean).\n\n"
-        + table(
-            ["protection", "observer", "AUC", "TPR at 1%", "at 0.1%", "ε at least", "claimed", "label KL"],
-            rows,
-        )
-        + (f"\nControls failed, so nothing follows from: {', '.join(unsound)}.\n" if unsound else "")
-        + "\n"
-        + where(list(found.values()))
-        + "\n"
-    )
-
-
-def _rate(rate: Sequence[Any]) -> str:
-    value, interval = rate
-    return "not measurable" if value is None else f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"

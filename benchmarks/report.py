@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks import (
     audits,
+    audits_report,
     calibration,
     client,
     client_report,
@@ -100,7 +101,7 @@ def text(
             + calibration.targets(of_calibration)
             + scoring.targets(of_scoring)
             + pairs.targets(of_pairs)
-            + audits.targets(of_demo)
+            + audits_report.targets(of_demo)
             + client_report.targets(of_client)
             + record_report.targets(of_record)
         ),
@@ -112,7 +113,8 @@ def text(
         calibration.section(of_calibration),
         scoring.section(of_scoring),
         pairs.section(of_pairs),
-        audits.section(dict(of_audits or {})),
+        audits_report.demo(of_demo),
+        audits_report.section(of_audits or {}),
         client_report.section(of_client),
         record_report.section(of_record),
         _fleet(of_fleet),
