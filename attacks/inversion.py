@@ -22,8 +22,7 @@ none, turned                0.04, 0.20    -0.05, 0.25     -0.12, -0.02
 ==========================  ============  ==============  ===================
 
 Of a class that a client holds as it is in public, `class_means` are at 0.95 to 0.98 by its answers and mostly
-at 0.93 to 0.97 by the student's: hence `judged`, which asks whether an attack is nearer than all that was
-known anyway.
+at 0.93 to 0.97 by the student's: what an attack draws says something only beside what was known anyway.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -113,70 +111,6 @@ def class_means(answers: Floats, x: NDArray[np.float32]) -> Floats:
     weights = np.where(answers.sum(axis=0) > 0, answers, 1.0)
     means = weights.T @ x.reshape(len(x), -1).astype(np.float64) / weights.sum(axis=0)[:, None]
     return np.asarray(means.reshape(-1, *x.shape[1:]), dtype=np.float64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """How near an attack came to what the client's records of class ``label`` look like on average.
-
-    ``error``: mean squared error. ``similarity``: `structural_similarity`, None for what is no picture.
-    ``known_error``, ``known_similarity``: the best of all that is known without the client.
-    """
-
-    label: int
-    error: float
-    known_error: float
-    similarity: float | None = None
-    known_similarity: float | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it is nearer than everything known, by both measures where there are two.
-
-        Nearer isn't near: of a look that is far from all that is known, `similarity` says how alike it is.
-        """
-        nearer = self.error < self.known_error
-        if self.similarity is None or self.known_similarity is None:
-            return nearer
-        return nearer and self.similarity > self.known_similarity
-
-
-def judged(found: Floats, private: Floats, known: Floats, *, reach: float) -> Iterator[Judged]:
-    """What was ``found`` ``(C, ...)`` beside the client's own class means ``private`` ``(C, ...)``.
-
-    Rows of ``private`` are NaN for classes that the client doesn't hold; these are left out. ``known``
-    ``(k, ...)`` is all that may come as near without the client: means of every class by public answers, say,
-    and representatives by `invert` without a client. Values span ``reach``. Inputs ``(..., H, W)`` of
-    7 pixels each way or more are pictures.
-
-    Raises:
-        AuditError: arrays of different shapes, nothing known, or what is found or known isn't finite.
-    """
-    if not (found.shape == private.shape and found.ndim >= 2 and found.shape[1:] == known.shape[1:]):
-        raise AuditError(
-            f"found, private and known must be of inputs of one shape, and found and private of the same "
-            f"classes, got {found.shape}, {private.shape} and {known.shape}"
-        )
-    if not len(known):
-        raise AuditError("known must hold at least one representative to compare with, got none")
-    if not (np.isfinite(found).all() and np.isfinite(known).all()):
-        raise AuditError("found and known must be finite; some aren't")
-    if not reach > 0:
-        raise AuditError(f"reach must be > 0, got {reach}")
-    for label, truth in enumerate(private):
-        if not np.isfinite(truth).all():
-            continue
-        errors = [float(((each - truth) ** 2).mean()) for each in (found[label], *known)]
-        similar: list[float] = []
-        if found.ndim >= 3 and min(found.shape[-2:]) >= SMALLEST_PICTURE:
-            similar = [structural_similarity(each, truth, reach=reach) for each in (found[label], *known)]
-        yield Judged(
-            label=label,
-            error=errors[0],
-            known_error=min(errors[1:]),
-            similarity=similar[0] if similar else None,
-            known_similarity=max(similar[1:]) if similar else None,
-        )
 
 
 def structural_similarity(a: Floats, b: Floats, *, reach: float) -> float:

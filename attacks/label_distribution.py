@@ -168,8 +168,3 @@ def divergence(true: Floats, estimate: Floats, floor: float = 1e-6) -> Floats:
 def total_variation(true: Floats, estimate: Floats) -> Floats:
     """Half the L1 distance ``(...,)`` between distributions ``(..., C)``, in [0, 1]."""
     return np.asarray(np.abs(true - estimate).sum(axis=-1) / 2, dtype=np.float64)
-
-
-def largest_error(true: Floats, estimate: Floats) -> Floats:
-    """The largest difference of a share ``(...,)`` between distributions ``(..., C)``: Chebyshev distance."""
-    return np.asarray(np.abs(true - estimate).max(axis=-1), dtype=np.float64)

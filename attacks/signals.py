@@ -40,16 +40,7 @@ def logit_confidence(probabilities: NDArray[np.floating], labels: NDArray[np.int
     Raises:
         AuditError: values that aren't probabilities, or labels that aren't classes.
     """
-    return _by_blocks(probabilities, labels, _checked, _log_odds)
-
-
-def logit_confidence_of_logits(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
-    """The same of what a softmax turns into probabilities; no digits are lost to rounded probabilities.
-
-    Raises:
-        AuditError: values that aren't finite, or labels that aren't classes.
-    """
-    return _by_blocks(logits, labels, _softmax, _log_odds)
+    return _by_blocks(probabilities, labels, _log_odds)
 
 
 def cross_entropy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
@@ -62,7 +53,7 @@ def cross_entropy(probabilities: NDArray[np.floating], labels: NDArray[np.intege
     def read(values: Floats, of: Ints) -> Floats:
         return np.asarray(-np.log(_chosen(values, of) + TINY), dtype=np.float64)
 
-    return _by_blocks(probabilities, labels, _checked, read)
+    return _by_blocks(probabilities, labels, read)
 
 
 def entropy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
@@ -71,7 +62,7 @@ def entropy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) ->
     Raises:
         AuditError: values that aren't probabilities, or labels that aren't classes.
     """
-    return _by_blocks(probabilities, labels, _checked, lambda values, _: _sums(entr(values)))
+    return _by_blocks(probabilities, labels, lambda values, _: _sums(entr(values)))
 
 
 def modified_entropy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
@@ -90,7 +81,7 @@ def modified_entropy(probabilities: NDArray[np.floating], labels: NDArray[np.int
         rest = _sums(values * np.log(np.maximum(1 - values, TINY)))
         return np.asarray(-others * np.log(chosen + TINY) - rest, dtype=np.float64)
 
-    return _by_blocks(probabilities, labels, _checked, read)
+    return _by_blocks(probabilities, labels, read)
 
 
 def is_right(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
@@ -103,7 +94,7 @@ def is_right(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -
     def read(values: Floats, of: Ints) -> Floats:
         return np.asarray(values.argmax(axis=1) == of, dtype=np.float64)
 
-    return _by_blocks(probabilities, labels, _checked, read)
+    return _by_blocks(probabilities, labels, read)
 
 
 def probability_of(confidence: Floats) -> Floats:
@@ -116,13 +107,8 @@ def log_probability_of(confidence: Floats) -> Floats:
     return np.asarray(-np.logaddexp(0.0, -confidence), dtype=np.float64)
 
 
-def _by_blocks(
-    values: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    prepare: Callable[[Floats], Floats],
-    read: Read,
-) -> Floats:
-    """``read`` of each row ``(C,)`` and its label, some rows at a time, after ``prepare``."""
+def _by_blocks(values: NDArray[np.floating], labels: NDArray[np.integer], read: Read) -> Floats:
+    """``read`` of each row ``(C,)`` of probabilities and its label, some rows at a time."""
     values, labels = np.asanyarray(values), np.asarray(labels)
     _check_shapes(values, labels)
     found = np.empty(values.shape[:-1])
@@ -133,7 +119,7 @@ def _by_blocks(
     for start in range(0, len(flat), size):
         stop = min(start + size, len(flat))
         of = labels[np.arange(start, stop) % len(labels)]
-        flat[start:stop] = read(prepare(np.array(rows[start:stop], dtype=np.float64)), of)
+        flat[start:stop] = read(_checked(np.array(rows[start:stop], dtype=np.float64)), of)
     return found
 
 
@@ -154,15 +140,6 @@ def _checked(values: Floats) -> Floats:
         raise AuditError("probabilities must be >= 0 and not NaN; give logits through a softmax first")
     if not (np.abs(_sums(values) - 1) <= SUM_TOLERANCE).all():
         raise AuditError("each row of probabilities must sum to 1; give logits through a softmax first")
-    return values
-
-
-def _softmax(values: Floats) -> Floats:
-    if not np.isfinite(values).all():
-        raise AuditError("logits must be finite; some are NaN or infinite")
-    values -= values.max(axis=1, keepdims=True)
-    np.exp(values, out=values)
-    values /= _sums(values)[:, None]
     return values
 
 

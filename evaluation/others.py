@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import t as student_t
 
-from securefd.attacks.inversion import class_means, invert, structural_similarity
+from securefd.attacks.inversion import SMALLEST_PICTURE, class_means, invert, structural_similarity
 from securefd.attacks.label_distribution import (
     answered_by,
     divergence,
@@ -145,7 +145,7 @@ def _looks(
 def _likeness(x: NDArray[np.float32]) -> tuple[Callable[[Floats, Floats], float], bool]:
     """How alike two inputs are, and whether they are pictures."""
     reach = float(x.max() - x.min())
-    if x.ndim >= 3 and min(x.shape[-2:]) >= 7:
+    if x.ndim >= 3 and min(x.shape[-2:]) >= SMALLEST_PICTURE:
         return (lambda a, b: structural_similarity(a, b, reach=reach)), True
 
     def correlation(a: Floats, b: Floats) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,16 +61,6 @@ def poisoned(
                     agreement=float((moved.argmax(-1) == truths[rule].argmax(-1)).mean()),
                     shift=float(np.abs(moved - truths[rule]).sum(axis=-1).mean()),
                 )
-
-
-def worst(rows: Iterable[Poisoned]) -> tuple[Poisoned, ...]:
-    """For each rule and fraction the attack that leaves the least agreement; of equals, that shifts most."""
-    found: dict[tuple[str, float], Poisoned] = {}
-    for row in rows:
-        known = found.setdefault((row.rule, row.fraction), row)
-        if (row.agreement, -row.shift) < (known.agreement, -known.shift):
-            found[row.rule, row.fraction] = row
-    return tuple(found.values())
 
 
 def combined(rule: str, answers: Floats, rounds: int = 1) -> Floats:

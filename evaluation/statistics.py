@@ -83,42 +83,6 @@ def auc(scores: Floats, member: Bools, confidence: float = 0.95) -> Estimate:
     return Estimate(value, (value - value * unseen, value + (1 - value) * unseen))
 
 
-def auc_bootstrap(
-    scores: Floats,
-    member: Bools,
-    *,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-) -> Estimate:
-    """`auc` with the percentile interval of a bootstrap, for where DeLong's normal one isn't to be trusted.
-
-    Members and non-members are drawn anew, each among themselves. Its ends are rates of what was drawn, so it
-    stays in [0, 1] and leans as the scores do. With few records it is somewhat short, and where resampling
-    shows no variance the interval is that of `auc`.
-
-    Raises:
-        AuditError: as `auc`, or fewer than 100 resamples.
-    """
-    value, degenerate = auc(scores, member, confidence)
-    if not resamples >= 100:
-        raise AuditError(f"resamples must be >= 100, got {resamples}")
-    scores, member = checked_scores(scores, member, least=2)
-    place = np.unique(scores, return_inverse=True)[1]
-    distinct = int(place.max()) + 1
-    inside, outside = place[member], place[~member]
-    areas = np.empty(resamples)
-    for number in range(resamples):
-        drawn_in = np.bincount(rng.choice(inside, len(inside)), minlength=distinct)
-        drawn_out = np.bincount(rng.choice(outside, len(outside)), minlength=distinct)
-        areas[number] = (drawn_in * (np.cumsum(drawn_out) - drawn_out / 2)).sum()
-    areas /= len(inside) * len(outside)
-    low, high = np.quantile(areas, [(1 - confidence) / 2, (1 + confidence) / 2])
-    if not low < high:
-        return Estimate(value, degenerate)
-    return Estimate(value, (min(float(low), value), max(float(high), value)))
-
-
 def _share_below(values: Floats, others: Floats) -> Floats:
     """Of each value, the share of others below it; equal ones count half."""
     ordered = np.sort(others)

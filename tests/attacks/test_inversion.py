@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from securefd.attacks.inversion import Judged, class_means, invert, judged, structural_similarity
+from securefd.attacks.inversion import class_means, invert, structural_similarity
 from securefd.errors import AuditError
 
 RNG = np.random.default_rng(0)
@@ -126,62 +126,22 @@ def attacked() -> tuple[np.ndarray, np.ndarray]:
     return invert(public_model, client, x), class_means(client, x)
 
 
-def only_third(look: np.ndarray) -> np.ndarray:
-    private = np.full((3, 1, 8, 8), np.nan)
-    private[2] = look
-    return private
+def likeness(drawn, look) -> float:
+    return structural_similarity(drawn, look, reach=1.0)
 
 
-def test_a_look_that_few_public_inputs_have_is_found_and_judged_so(attacked, known):
-    private = only_third(OTHERWISE)
+def test_a_look_that_few_public_inputs_have_is_nearer_than_all_that_was_known(attacked, known):
+    look = OTHERWISE.astype(float)
     for found in attacked:
-        (only,) = judged(found, private, known, reach=1.0)
-        assert (only.label, only.succeeded) == (2, True)
-        assert only.error == pytest.approx(((found[2] - private[2]) ** 2).mean())
-        assert only.known_error == pytest.approx(min(((each - private[2]) ** 2).mean() for each in known))
-        assert only.similarity == structural_similarity(found[2], private[2], reach=1.0)
+        assert likeness(found[2], look) > max(likeness(each, look) for each in known)
+        errors = [((each - look) ** 2).mean() for each in (found[2], *known)]
+        assert errors[0] == min(errors)
 
 
-def test_a_client_that_answers_as_the_public_model_gives_nothing_away(known):
-    public_model, _, x = planted()
-    (only,) = judged(class_means(public_model, x), only_third(OTHERWISE), known, reach=1.0)
-    assert not only.succeeded
-
-
-def test_a_look_that_no_public_input_has_is_not_drawn(attacked, known):
-    private = only_third(np.random.default_rng(5).random((1, 8, 8)) > 0.6)
+def test_a_look_that_no_public_input_has_is_not_drawn(attacked):
+    look = np.random.default_rng(5).random((1, 8, 8)) > 0.6
     for found in attacked:
-        (only,) = judged(found, private, known, reach=1.0)
-        assert only.similarity is not None
-        assert only.similarity < 0.5
-
-
-def test_success_needs_both_measures():
-    assert Judged(label=0, error=0.1, known_error=0.2).succeeded
-    assert not Judged(label=0, error=0.2, known_error=0.2).succeeded
-    assert not Judged(label=0, error=0.1, known_error=0.2, similarity=0.3, known_similarity=0.4).succeeded
-    assert Judged(label=0, error=0.1, known_error=0.2, similarity=0.5, known_similarity=0.4).succeeded
-
-
-def test_tables_have_no_similarity():
-    values = RNG.random((2, 9))
-    (first, second) = judged(values, values, values[::-1] + 1, reach=1.0)
-    assert (first.similarity, first.error, first.succeeded, second.label) == (None, 0, True, 1)
-
-
-@pytest.mark.parametrize(
-    ("found", "private", "known", "reach", "match"),
-    [
-        (np.zeros((2, 8)), np.zeros((3, 8)), np.zeros((1, 8)), 1.0, "same classes"),
-        (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros((1, 9)), 1.0, "one shape"),
-        (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros((0, 8)), 1.0, "at least one representative"),
-        (np.full((2, 8), np.nan), np.zeros((2, 8)), np.zeros((1, 8)), 1.0, "finite"),
-        (np.zeros((2, 8)), np.zeros((2, 8)), np.zeros((1, 8)), np.nan, "reach must be > 0, got nan"),
-    ],
-)
-def test_what_can_not_be_judged_is_refused(found, private, known, reach, match):
-    with pytest.raises(AuditError, match=match):
-        list(judged(found, private, known, reach=reach))
+        assert likeness(found[2], look.astype(float)) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from securefd.attacks.label_distribution import (
     answered_by,
     divergence,
     label_distributions,
-    largest_error,
     total_variation,
 )
 from securefd.errors import AuditError
@@ -151,8 +150,6 @@ def test_distances_are_those_of_the_textbook():
     assert divergence(p, p) == pytest.approx(0, abs=1e-5)
     assert np.isfinite(divergence(p, np.array([1.0, 0.0, 0.0])))
     assert total_variation(p, q) == 0.5
-    assert largest_error(p, q) == 0.5
-    assert largest_error(p, np.array([0.4, 0.4, 0.2])) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from securefd.attacks import lira as module
 from securefd.attacks.known import attackable
 from securefd.attacks.lira import lira, lira_offline
-from securefd.attacks.signals import logit_confidence_of_logits
+from securefd.attacks.signals import logit_confidence
 from securefd.attacks.simple import loss_attack
 from securefd.errors import AuditError
 
@@ -24,7 +25,7 @@ def recorded():
 
 def test_confidences_are_tf_privacys(recorded):
     np.testing.assert_allclose(
-        logit_confidence_of_logits(recorded["logits"], recorded["labels"]),
+        logit_confidence(softmax(recorded["logits"].astype(np.float64), axis=-1), recorded["labels"]),
         recorded["confidence"],
         rtol=1e-9,
     )
@@ -32,7 +33,7 @@ def test_confidences_are_tf_privacys(recorded):
 
 @pytest.mark.parametrize(("name", "models"), [("own", 80), ("pooled", 20)])
 def test_lira_is_tf_privacys(recorded, name, models):
-    confidence = logit_confidence_of_logits(recorded["logits"], recorded["labels"])
+    confidence = logit_confidence(softmax(recorded["logits"].astype(np.float64), axis=-1), recorded["labels"])
     np.testing.assert_allclose(
         lira(confidence[-1], confidence[:models], recorded["membership"][:models]),
         recorded[name],

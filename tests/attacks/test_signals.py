@@ -8,7 +8,6 @@ from securefd.attacks.signals import (
     is_right,
     log_probability_of,
     logit_confidence,
-    logit_confidence_of_logits,
     modified_entropy,
     probability_of,
 )
@@ -77,22 +76,6 @@ def test_confidence_gives_the_probability_back():
     confidence = logit_confidence(PROBABILITIES, LABELS)
     np.testing.assert_allclose(probability_of(confidence), [0.7, 0.3], rtol=1e-14)
     np.testing.assert_allclose(log_probability_of(confidence), np.log([0.7, 0.3]), rtol=1e-14)
-
-
-def test_logits_are_as_good_as_probabilities_and_better_where_these_round():
-    logits = np.random.default_rng(1).normal(0, 3, (4, 7, 5))
-    labels = np.arange(7) % 5
-    softmax = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(
-        logit_confidence_of_logits(logits, labels), logit_confidence(softmax, labels), rtol=1e-10
-    )
-    far = np.array([[30.0, 0.0, 0.0]], dtype=np.float32)
-    assert logit_confidence_of_logits(far, np.array([0]))[0] == pytest.approx(30 - np.log(2), rel=1e-12)
-
-
-def test_logits_that_are_not_finite_are_refused():
-    with pytest.raises(AuditError, match="logits must be finite"):
-        logit_confidence_of_logits(np.array([[np.nan, 0.0]]), np.array([0]))
 
 
 @pytest.mark.parametrize("signal", SIGNALS)

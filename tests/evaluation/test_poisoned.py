@@ -3,7 +3,7 @@ import pytest
 
 from securefd.defenses.robust import expguard
 from securefd.errors import AuditError
-from securefd.evaluation.poisoned import combined, poisoned, worst
+from securefd.evaluation.poisoned import combined, poisoned
 from securefd.runner import run
 from tests.evaluation.runs import config
 
@@ -76,16 +76,6 @@ def test_rounds_hand_on_the_methods_own_weights(honest):
     np.testing.assert_array_equal(combined("median", honest, 3), combined("median", honest))
     with pytest.raises(AuditError, match="rounds must be at least 1, got 0"):
         combined("mean", honest, 0)
-
-
-def test_the_worst_attack_is_named_for_each_rule_and_fraction(rows):
-    found = worst(rows.values())
-    assert len(found) == 6 * 4
-    for row in found:
-        rivals = [r for r in rows.values() if (r.rule, r.fraction) == (row.rule, row.fraction)]
-        assert row.agreement == min(r.agreement for r in rivals)
-        assert row.shift == max(r.shift for r in rivals if r.agreement == row.agreement)
-    assert worst([]) == ()
 
 
 def test_rules_are_the_methods_own(honest):

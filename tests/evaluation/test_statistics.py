@@ -12,7 +12,6 @@ from securefd.evaluation.statistics import (
     Rate,
     advantage_ceiling,
     auc,
-    auc_bootstrap,
     roc,
     tpr_at_fpr,
     tpr_ceiling,
@@ -103,58 +102,6 @@ def test_without_variance_the_interval_is_that_of_as_many_pairs_as_there_are():
     member = np.arange(12) < 2
     assert auc(member * 1.0, member).interval == pytest.approx((0.05**0.5, 1.0))
     assert auc(~member * 1.0, ~member).interval == pytest.approx((0.05**0.5, 1.0))
-
-
-def test_the_bootstraps_interval_is_delongs_where_that_is_right():
-    scores, member = gaussian(1.0, 400)
-    value, ends = auc(scores, member)
-    same, resampled = auc_bootstrap(scores, member, rng=np.random.default_rng(0))
-    assert same == value
-    assert resampled == pytest.approx(ends, abs=0.004)
-
-
-@settings(max_examples=25, deadline=None)
-@given(SCORED)
-def test_the_bootstraps_interval_lies_around_the_value_in_any_order(rows):
-    found = [
-        auc_bootstrap(*arrays(each), rng=np.random.default_rng(0), resamples=100)
-        for each in (rows, sorted(rows), sorted(rows, reverse=True))
-    ]
-    assert len({round(value, 12) for value, _ in found}) == 1
-    assert all(0 <= low <= value <= high <= 1 for value, (low, high) in found)
-    assert all(low < high for _, (low, high) in found)
-
-
-def naive_bootstrap(scores, member, rng, resamples):
-    areas = []
-    for _ in range(resamples):
-        inside, outside = (rng.choice(scores[side], side.sum()) for side in (member, ~member))
-        areas.append(np.mean([[(a > b) + 0.5 * (a == b) for b in outside] for a in inside]))
-    return np.quantile(areas, [0.025, 0.975])
-
-
-def test_the_bootstraps_interval_is_the_naive_one_under_ties():
-    scores, member = gaussian(1.0, 12)
-    scores = np.round(scores)
-    _, ends = auc_bootstrap(scores, member, rng=np.random.default_rng(0), resamples=4000)
-    assert ends == pytest.approx(naive_bootstrap(scores, member, np.random.default_rng(1), 4000), abs=0.02)
-
-
-def test_the_bootstraps_interval_covers_the_closed_form_where_scores_are_few_and_skewed():
-    covered = 0
-    for seed in range(200):
-        scores, member = gaussian(2.0, 25, seed)
-        low, high = auc_bootstrap(
-            np.exp(2 * scores), member, rng=np.random.default_rng(seed), resamples=300
-        ).interval
-        covered += low <= 0.92135 <= high
-    # 95% nominal, a little short with 25 records. Five standard errors below 92%.
-    assert covered / 200 > 0.82
-
-
-def test_without_variance_the_bootstraps_interval_is_delongs_replacement():
-    scores, member = np.array([2.0, 2.0, 1.0, 1.0]), np.array([True, True, False, False])
-    assert auc_bootstrap(scores, member, rng=np.random.default_rng(0)) == auc(scores, member)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +197,6 @@ def test_scores_that_prove_nothing_are_refused(scores, member, match):
         roc,
         auc,
         lambda s, m: tpr_at_fpr(s, m, 0.1),
-        lambda s, m: auc_bootstrap(s, m, rng=RNG),
     ):
         with pytest.raises(AuditError, match=match):
             function(scores, member)
@@ -267,8 +213,6 @@ def test_auc_of_one_member_is_refused():
         (lambda: tpr_at_fpr(np.ones(4), MEMBER, 0.0), "fpr"),
         (lambda: tpr_at_fpr(np.ones(4), MEMBER, math.nan), "fpr"),
         (lambda: auc(np.ones(4), MEMBER, 1.0), "confidence"),
-        (lambda: auc_bootstrap(np.ones(4), MEMBER, rng=RNG, confidence=math.nan), "confidence"),
-        (lambda: auc_bootstrap(np.ones(4), MEMBER, rng=RNG, resamples=99), "resamples"),
         (lambda: tpr_ceiling(1.5, epsilon=1.0, delta=0.0), "fpr"),
         (lambda: tpr_ceiling(0.5, epsilon=math.nan, delta=0.0), "epsilon"),
         (lambda: advantage_ceiling(epsilon=1.0, delta=2.0), "delta"),
