@@ -90,9 +90,10 @@ def audit_scores(
     rng = np.random.default_rng(0)  # of signals that have nothing to do with the arrays
     checks = controls(game, delta=delta, alpha=error_level, rng=rng)
     if coin_flips:
-        terms = Terms(promise=claim, delta=delta, alpha=error_level / (1 if mechanism is None else 2))
+        alpha = error_level / (1 if mechanism is None else 2)
+        terms = Terms(promise=claim, delta=delta, alpha=alpha, mechanism=mechanism)
         try:
-            found = in_one_run(tried, game, terms, subject="this run", mechanism=mechanism)
+            found = in_one_run(tried, game, terms, subject="this run")
             outcomes += [doubted(each, checks) for each in found]
         except AuditError as error:
             outcomes.append(
@@ -216,6 +217,7 @@ def _measured(tried: Tried) -> Finding:
         auc=measured.auc.value,
         auc_interval=measured.auc.interval,
         tpr=measured.tpr,
+        roc=measured.roc,
         delta=DELTA,
         judgement="INCONCLUSIVE",
         reason="an AUC bounds no epsilon; the test in one run does, where coins decided",

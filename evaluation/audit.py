@@ -30,7 +30,11 @@ DELTA = 1e-5
 
 LEAST_FEDERATIONS = 4
 DESIGNS = 2
-"""Tests of each observer that bound epsilon: of one record, and of one run."""
+"""Tests of each observer that bound epsilon: of one record, and of one run.
+
+Of a Gaussian mechanism there are two bounds from either. Those of one record follow from the same two rates;
+that of one run is a third test.
+"""
 
 Source = Callable[[], Sequence[Evidence | Skipped]]
 Floats = NDArray[np.float64]
@@ -52,6 +56,7 @@ def examine(
     claims: Mapping[str, Guarantee | None],
     rng: np.random.Generator,
     unprotected: Evidence | None = None,
+    mechanism: str | None = None,
     delta: float = DELTA,
     error_level: float = ERROR_LEVEL,
     workers: int = 1,
@@ -62,19 +67,21 @@ def examine(
     ``sources``: by observer, what gathers its evidence; called in the process that attacks with it.
     ``claims``: what each observer is promised about records. ``rng``: for the controls only.
     ``unprotected``: what could be held against records that nothing protects, for a positive control.
+    ``mechanism``: "gaussian" where only Gaussian noise on sums over records leaves them; see `Terms`.
     ``workers``: processes. ``done``: called when an observer, or the controls, are.
 
-    The error level is shared out evenly over the tests of all observers, which are two each, whatever the
-    number of attacks: see `trials`.
+    The error level is shared out evenly over the tests of all observers, which are two each (three of a
+    Gaussian mechanism), whatever the number of attacks: see `trials`.
 
     Raises:
         AuditError: too few federations, or an error level or delta out of range. An attack that fails is an
             outcome.
     """
     _check_design(game, error_level, delta)
-    alpha = error_level / max(1, DESIGNS * len(sources))
+    alpha = error_level / max(1, (DESIGNS + (mechanism is not None)) * len(sources))
+    terms = Terms(promise=None, delta=delta, alpha=alpha, mechanism=mechanism)
     tasks = [
-        delayed(_observer)(name, source, game, Terms(promise=claims.get(name), delta=delta, alpha=alpha))
+        delayed(_observer)(name, source, game, replace(terms, promise=claims.get(name)))
         for name, source in sources.items()
     ]
     tasks.append(delayed(controls)(game, delta=delta, alpha=alpha, rng=rng, unprotected=unprotected))
@@ -160,6 +167,7 @@ def _of_this_run(piece: Evidence, attack: Attack, member: Bools) -> Finding:
         auc=measured.auc.value,
         auc_interval=measured.auc.interval,
         tpr=measured.tpr,
+        roc=measured.roc,
         delta=DELTA,
         judgement="INCONCLUSIVE",
         reason="records of one run share its models: they aren't independent trials and bound no epsilon",
@@ -182,6 +190,7 @@ def _measured(tried: Tried) -> Finding:
         auc=measured.auc.value,
         auc_interval=measured.auc.interval,
         tpr=measured.tpr,
+        roc=measured.roc,
         delta=DELTA,
         judgement="INCONCLUSIVE",
         reason="turns share their shadows: they measure an attack and bound no epsilon",

@@ -15,7 +15,7 @@ from securefd.errors import AuditError
 from securefd.evaluation.bounds import clopper_pearson_lower, clopper_pearson_upper
 from securefd.evaluation.findings import Finding, Outcome, Risk, Skipped, Subject
 from securefd.evaluation.game import Game
-from securefd.evaluation.gaussian_bounds import gaussian_one_run_epsilon
+from securefd.evaluation.gaussian_bounds import gaussian_one_run_epsilon, mu_epsilon_bound
 from securefd.evaluation.judge import in_terms_of_game, judge_claim
 from securefd.evaluation.one_run import guessed, one_run_epsilon
 from securefd.evaluation.scoring import FPRS, Tried
@@ -32,6 +32,7 @@ from securefd.evaluation.trials import (
 
 ONE_RECORD = "one record, Clopper-Pearson"
 ONE_RUN = "one run, Steinke et al."
+GAUSSIAN_ONE_RECORD = "one record of a Gaussian mechanism, Nasr et al."
 GAUSSIAN_ONE_RUN = "one run of a Gaussian mechanism, Mahloujifar et al."
 _SPREAD = 0.05
 """Level of a risk's interval."""
@@ -45,12 +46,14 @@ class Terms:
     """How an observer's bounds are made.
 
     ``promise``: what it is promised about records, or None. ``delta``: of the bounds where nothing is
-    promised. ``alpha``: the level of each bound.
+    promised. ``alpha``: the level of each bound. ``mechanism``: "gaussian" where all that depends on records
+    is a sum over them plus Gaussian noise, for second bounds that know its whole curve; else None.
     """
 
     promise: Guarantee | None
     delta: float
     alpha: float
+    mechanism: str | None = None
 
     def held(self, game: Game) -> Guarantee | None:
         """The promise in terms of the game."""
@@ -84,8 +87,8 @@ def bounded(observer: str, tried: Sequence[Tried], game: Game, terms: Terms) -> 
         return Bounded(outcomes=(), risk=None, exposure=nothing)
     risk = None
     try:
-        finding, risk = _in_one_record(tried, game, terms)
-        outcomes.append(finding)
+        findings, risk = _in_one_record(tried, game, terms)
+        outcomes += findings
     except AuditError as error:
         outcomes.append(_skipped(observer, "in one record", error))
     try:
@@ -100,7 +103,7 @@ def _skipped(observer: str, attack: str, error: AuditError) -> Skipped:
     return Skipped(subject="the recipe", observer=observer, attack=attack, reason=str(error))
 
 
-def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Finding, Risk]:
+def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[tuple[Finding, ...], Risk]:
     level = {"delta": terms.delta_in(game), "alpha": terms.alpha}
     test = prepare_one_record(tried, game, **level)
     if test is None:
@@ -112,20 +115,30 @@ def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Fi
     scored, coin = found[:, test.coin], fell[:, test.coin]
     n_in, n_out = int(coin.sum()), int((~coin).sum())
     made = fixed(scored, coin, threshold=test.threshold, **level)
-    finding = _finding(
-        test.tried,
-        (scored, coin),
-        game,
-        terms,
-        bound=made.epsilon,
-        power=made.power,
-        credible=credible(scored, coin, threshold=test.threshold, **level).epsilon,
-        method=ONE_RECORD,
-        rule=ONE_RECORD_RULE,
-        remedy="run more federations",
+    hits, misses = made.true_positives, made.false_positives
+    bounds = [(ONE_RECORD, made.epsilon, made.power)]
+    if (mechanism := terms.mechanism) is not None:
+
+        def gaussian(hits: int, misses: int) -> float:
+            return mu_epsilon_bound(hits, n_in, misses, n_out, mechanism=mechanism, **level)
+
+        bounds.append((GAUSSIAN_ONE_RECORD, gaussian(hits, misses), gaussian(n_in, 0)))
+    findings = tuple(
+        _finding(
+            test.tried,
+            (scored, coin),
+            game,
+            terms,
+            bound=bound,
+            power=power,
+            credible=credible(scored, coin, threshold=test.threshold, **level).epsilon,
+            method=method,
+            rule=ONE_RECORD_RULE,
+            remedy="run more federations",
+        )
+        for method, bound, power in bounds
     )
     tail = _SPREAD / 4  # of two rates, both ends each
-    hits, misses = made.true_positives, made.false_positives
     above = (found > test.threshold) & ~np.isnan(found)
     risk = Risk(
         observer=test.tried.piece.observer,
@@ -138,20 +151,13 @@ def _in_one_record(tried: Sequence[Tried], game: Game, terms: Terms) -> tuple[Fi
         average=float(above[fell].mean() - above[~fell].mean()),
         records=found.shape[1],
     )
-    return finding, risk
+    return findings, risk
 
 
 def in_one_run(
-    tried: Sequence[Tried],
-    game: Game,
-    terms: Terms,
-    *,
-    subject: Subject = "the recipe",
-    mechanism: str | None = None,
+    tried: Sequence[Tried], game: Game, terms: Terms, *, subject: Subject = "the recipe"
 ) -> tuple[Finding, ...]:
-    """What guessing all coins of the last federation proves.
-
-    ``mechanism``: "gaussian" for a second bound, at the same level, which holds for Gaussian noise alone.
+    """What guessing all coins of the last federation proves; of a Gaussian mechanism twice.
 
     Raises:
         AuditError: too few federations or coins, or a mechanism for which there is no such bound.
@@ -171,14 +177,14 @@ def in_one_run(
     made, coins_tossed = 2 * test.guesses, len(scored)
     proven = partial(one_run_epsilon, guesses=made, canaries=coins_tossed, delta=delta, alpha=alpha)
     bounds = [(ONE_RUN, proven(right), proven(made))]
-    if mechanism is not None:
+    if terms.mechanism is not None:
         gaussian = partial(
             gaussian_one_run_epsilon,
             guesses=made,
             canaries=coins_tossed,
             delta=delta,
             alpha=alpha,
-            mechanism=mechanism,
+            mechanism=terms.mechanism,
         )
         bounds.append((GAUSSIAN_ONE_RUN, gaussian(right), gaussian(made)))
     return tuple(

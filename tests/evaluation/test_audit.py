@@ -116,6 +116,12 @@ def test_the_error_level_is_shared_by_all_tests_and_not_by_all_attacks():
     assert len(bounds(audit)) == 4
 
 
+def test_a_gaussian_mechanism_is_put_to_three_tests_that_share_the_level():
+    found = bounds(audited(NOISE, promise(4.0), mechanism="gaussian"))
+    assert {finding.confidence for finding in found} == {1 - 0.05 / 3}
+    assert [each.judgement == "CONSISTENT" for each in found] == [False, True, False, False]
+
+
 def test_candidates_choose_their_columns():
     part = np.array([7, 2, 9, 11, 0, 5])
     piece = evidence(PLANTED[:, part], "peer", "consensus", candidates=part)

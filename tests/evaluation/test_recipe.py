@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 
 from securefd.defenses import dpsgd
+from securefd.defenses.noise import CountNoise
 from securefd.errors import AuditError, RunLocked
 from securefd.evaluation.coins import coins_of
 from securefd.evaluation.findings import Finding, Skipped
 from securefd.evaluation.findings_json import from_json, to_json
 from securefd.evaluation.game import Game
-from securefd.evaluation.recipe import audit
+from securefd.evaluation.recipe import audit, mechanism_of
 from securefd.evaluation.shadows import shadows_of
 from securefd.folder import locked
+from securefd.private import plan_private
+from securefd.recipe import Recipe
 from securefd.result import Run
 from tests.evaluation.runs import DPSGD, config, tossed
 
@@ -46,6 +49,19 @@ def by(audited, subject: str, observer: str, attack: str) -> Finding:
         and (each.subject, each.observer, each.attack) == (subject, observer, attack)
     ]
     return finding
+
+
+@pytest.mark.parametrize(("route", "expected"), [("head", "gaussian"), ("dpsgd", None)])
+def test_only_a_head_alone_is_a_gaussian_mechanism(folder, route, expected):
+    """With noisy counts beside it, or steps that a record may miss, the curve is another."""
+    privacy = DPSGD.model_copy(update={"route": route})
+    models = ["head" if route == "head" else "mlp"] * 2
+    settings = config(folder, *models, method="feddf", privacy=privacy)
+    plans = plan_private(privacy, Recipe.of(settings, (1, 8, 8), 10), [40, 50])
+    assert mechanism_of(plans) == expected
+    assert mechanism_of([]) is None
+    counted = replace(plans[0], counts=CountNoise(epsilon=1.0, relation="add-or-remove"))
+    assert mechanism_of([*plans, counted]) is None
 
 
 def test_a_recipe_that_memorises_is_found_out(found):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from securefd.evaluation.bounding import Terms, bounded
 from securefd.evaluation.findings import Finding, Skipped
 from securefd.evaluation.game import Game
+from securefd.evaluation.gaussian_bounds import gaussian_epsilon, mu_epsilon_bound
 from securefd.evaluation.trials import (
     prepare_one_record,
     prepare_one_run,
@@ -129,6 +131,35 @@ def test_one_run_certifies_more_than_one_record_where_all_records_leak():
 
 
 # What is proven
+
+
+def test_of_a_gaussian_mechanism_both_designs_prove_more_from_the_same_trials():
+    game = Game(membership=coins(160, 300))
+    leaking = noise(160, 300) + 3.0 * game.membership
+    claimed = replace(terms(promise(3.5)), mechanism="gaussian")
+    found = bounded("release", tried(evidence(leaking), game), game, claimed)
+    record, gaussian_record, run, gaussian_run = found.outcomes
+    assert [each.bound_method.split(",")[0] for each in found.outcomes] == [
+        "one record",
+        "one record of a Gaussian mechanism",
+        "one run",
+        "one run of a Gaussian mechanism",
+    ]
+    truth = gaussian_epsilon(3.0, delta=DELTA)
+    for plain, gaussian in ((record, gaussian_record), (run, gaussian_run)):
+        assert plain.epsilon_bound < gaussian.epsilon_bound < truth
+        assert plain.epsilon_power < gaussian.epsilon_power
+        assert (plain.n_in, plain.attack, plain.confidence) == (
+            gaussian.n_in,
+            gaussian.attack,
+            gaussian.confidence,
+        )
+    test = prepare_one_record(tried(evidence(leaking), game), game, **LEVEL)
+    scored, fell = (each[:, test.coin] for each in try_one_record(test, game))
+    hits, misses = (int((scored[side] > test.threshold).sum()) for side in (fell, ~fell))
+    assert gaussian_record.epsilon_bound == mu_epsilon_bound(
+        hits, int(fell.sum()), misses, int((~fell).sum()), mechanism="gaussian", **LEVEL
+    )
 
 
 def test_bounds_are_within_power_and_beside_the_claim():
