@@ -30,6 +30,8 @@ from securefd.evaluation.scoring import Tried, attacks_on, measure, references_o
 OBSERVER = "release"
 """Whoever may ask the target anything."""
 SIGNAL = "scores"
+LEAST_MODELS = 10
+"""Shadows: half of them prepare the test of the target, each attacked with the others of that half."""
 ARRAYS = ("target", "shadows", "membership", "member", "labels")
 """Of a file."""
 
@@ -68,8 +70,8 @@ def audit_scores(
     once. AUC and TPR are this target's, with intervals over its records.
 
     Raises:
-        AuditError: NaN, shapes that don't fit, fewer than 2 members or non-members, membership all one value,
-            coin flips that weren't, or a mechanism that isn't Gaussian.
+        AuditError: NaN, shapes that don't fit, fewer than 10 shadows or 2 members or non-members, membership
+            all one value, coin flips that weren't, or a mechanism that isn't Gaussian.
     """
     piece, game = _as_game(target, shadows, membership, labels, member)
     if coin_flips:
@@ -137,6 +139,11 @@ def _as_game(
             f"shadows must be (m, n, C) with the target's n and C, {target.shape}, got shape {shadows.shape}"
         )
     n = len(target)
+    if len(shadows) < LEAST_MODELS:
+        raise AuditError(
+            f"at least {LEAST_MODELS} shadows are needed, got {len(shadows)}: half of them prepare the test of "
+            "the target; train more of them, 64 for attacks at their best"
+        )
     for name, value, shape in (("membership", membership, shadows.shape[:2]), ("member", member, (n,))):
         if value.shape != shape or value.dtype != np.bool_:
             raise AuditError(f"{name} must be {shape} and boolean, got shape {value.shape} of {value.dtype}")

@@ -132,6 +132,7 @@ def test_the_bound_is_seldom_above_the_truth(monkeypatch):
         ({"target": np.zeros(N)}, r"target must be \(n, C\)"),
         ({"target": np.zeros((N, CLASSES), dtype=int)}, "floating-point"),
         ({"shadows": np.zeros((N, SHADOWS, CLASSES))}, r"shadows must be \(m, n, C\)"),
+        ({"shadows": np.zeros((9, N, CLASSES))}, "at least 10 shadows are needed, got 9"),
         ({"membership": np.ones((N, SHADOWS), dtype=bool)}, "membership must be"),
         ({"membership": np.ones((SHADOWS, N))}, "boolean"),
         ({"member": np.zeros(N, dtype=bool)}, "at least 2 members and 2 non-members are needed, got 0"),
