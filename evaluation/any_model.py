@@ -141,8 +141,8 @@ def _as_game(
     n = len(target)
     if len(shadows) < LEAST_MODELS:
         raise AuditError(
-            f"at least {LEAST_MODELS} shadows are needed, got {len(shadows)}: half of them prepare the test of "
-            "the target; train more of them, 64 for attacks at their best"
+            f"at least {LEAST_MODELS} shadows are needed, got {len(shadows)}: half of them prepare the test "
+            "of the target; train more of them, 64 for attacks at their best"
         )
     for name, value, shape in (("membership", membership, shadows.shape[:2]), ("member", member, (n,))):
         if value.shape != shape or value.dtype != np.bool_:
