@@ -75,6 +75,27 @@ def _chained(previous: str, entry: Opened | Charged) -> Line:
     return Line(entry=entry, hash=digest)
 
 
+def read_chain(content: bytes, source: str) -> tuple[str, ...]:
+    """The hash of each line of a ledger's bytes, oldest first; ``source`` names it in errors.
+
+    For whoever checks a ledger that isn't theirs to spend from: nothing is locked, created or mended. Raises
+    LedgerError for the first line that isn't as it was written, and for a last one without its line feed.
+    """
+    *lines, tail = content.split(b"\n")
+    hashes = [GENESIS]
+    for number, raw in enumerate(lines, start=1):
+        line = _parse(raw)
+        fits = line is not None and line == _chained(hashes[-1], line.entry)
+        if line is None or not fits or isinstance(line.entry, Opened) is not (number == 1):
+            raise LedgerError(
+                f"line {number} of ledger {source} is not as it was written; restore the ledger"
+            )
+        hashes.append(line.hash)
+    if tail or not lines:
+        raise LedgerError(f"ledger {source} ends in half a line, or holds none; restore the ledger")
+    return tuple(hashes[1:])
+
+
 class Ledger:
     """An open ledger, locked against every other process until it is closed."""
 
@@ -343,7 +364,7 @@ def _parse(raw: bytes) -> Line | None:
     """Return the line, or None if it isn't one in exactly the bytes that this module writes."""
     try:
         line = msgspec.json.decode(raw, type=Line)
-    except (msgspec.DecodeError, PrivacyError):
+    except (msgspec.DecodeError, UnicodeDecodeError, PrivacyError):
         return None
     return line if msgspec.json.encode(line) == raw else None
 

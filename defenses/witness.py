@@ -333,6 +333,6 @@ def _parse(raw: bytes, kind: type[_Line]) -> _Line | None:
     """Return the line, or None if it isn't one in exactly the bytes that this module writes."""
     try:
         line = msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return line if msgspec.json.encode(line) == raw else None

@@ -1,29 +1,32 @@
-"""Charts as inline SVG, made of text: crisp in print, styled by the page (light and dark), read aloud by
-``<title>`` and ``<desc>``. A variant is told by its marker's shape and its label, never by colour alone.
-"""
+"""Charts of variants as points: what each gains, against what an attack found or what it promises."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from securefd.evaluation.drawing import (
+    FONT,
+    N_COLOURS,
+    SMALL,
+    Axis,
+    Box,
+    decades,
+    grid,
+    letters,
+    mark,
+    picture,
+    shortened,
+    steps,
+    text,
+)
+from securefd.evaluation.labels import place_labels
 from securefd.evaluation.report import Estimate
 
-N_COLOURS = 6
-_MARKERS = (
-    "M0,-6.2A6.2,6.2 0 1 1 0,6.2A6.2,6.2 0 1 1 0,-6.2Z",
-    "M-5.6,-5.6H5.6V5.6H-5.6Z",
-    "M0,-7.2L6.8,5.2H-6.8Z",
-    "M0,-7.6L7.6,0L0,7.6L-7.6,0Z",
-    "M-2.2,-6.6H2.2V-2.2H6.6V2.2H2.2V6.6H-2.2V2.2H-6.6V-2.2H-2.2Z",
-    "M0,7.2L6.8,-5.2H-6.8Z",
-    "M-3.4,-6.4H3.4L6.8,0L3.4,6.4H-3.4L-6.8,0Z",
-)
-_FONT, _SMALL, _KEY = 13.0, 11.5, 15.0
+_KEY = 15.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 18.0, 34.0, 62.0
+_PROMISELESS = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,60 +39,37 @@ class Point:
     series: int
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in SVG units: left, top, right, bottom."""
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """A variant: ``epsilon`` as promised to whom it promises least, or None; ``found``: what an attack proved
+    to leak, or None; ``terms``: unit and relation; ``accuracy``: the student's, measured.
+    """
 
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: Box) -> bool:
-        """Whether the two share any area."""
-        across = self.left < other.right and other.left < self.right
-        return across and self.top < other.bottom and other.top < self.bottom
-
-    def nearest(self, point: tuple[float, float]) -> tuple[float, float]:
-        """The place in this box that is nearest to a point."""
-        x, y = point
-        return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
-
-    def crossed(self, start: tuple[float, float], end: tuple[float, float]) -> bool:
-        """Whether a line passes through, to about a tenth of its length."""
-        between = [
-            (start[0] + (end[0] - start[0]) * i / 12, start[1] + (end[1] - start[1]) * i / 12)
-            for i in range(13)
-        ]
-        return any(self.left < x < self.right and self.top < y < self.bottom for x, y in between)
-
-    def inside(self, other: Box) -> bool:
-        """Whether this lies within the other."""
-        across = other.left <= self.left and self.right <= other.right
-        return across and other.top <= self.top and self.bottom <= other.bottom
+    label: str
+    epsilon: float | None
+    found: float | None
+    terms: str
+    accuracy: Estimate
+    series: int
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A linear scale from values to SVG units, with its ticks."""
+@dataclass(frozen=True, kw_only=True)
+class _Item:
+    """A point as it is drawn. ``figures``: the label's second line; ``words``: all of it, read aloud."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: tuple[float, ...]
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+    label: str
+    figures: str
+    words: str
+    x: float
+    across: tuple[float, ...]
+    y: Estimate
+    series: int
 
 
-def marker(series: int) -> str:
-    """The marker of a variant as a small picture of its own, for tables; decoration beside its name."""
-    return (
-        '<svg class="key" viewBox="-9 -9 18 18" width="14" height="14" aria-hidden="true" focusable="false">'
-        f"{_symbol(series)}</svg>"
-    )
+_Across = Callable[[Box, float], Axis]
+"""The horizontal axis in a frame, with at most about so many ticks."""
+_Behind = Callable[[Box, Axis, Axis], Iterator[str]]
+"""What is drawn behind the points."""
 
 
 def privacy_utility(points: Sequence[Point], *, width: int, prefix: str) -> str:
@@ -98,150 +78,198 @@ def privacy_utility(points: Sequence[Point], *, width: int, prefix: str) -> str:
     ``width`` is the drawing's width in SVG units (about pixels); ``prefix`` keeps ids apart where a page
     holds several drawings. Labels never overlap: the drawing grows until all of them fit.
     """
-    texts = [_label(point, narrow=width < 480) for point in points]
-    boxes = None
-    height = max(300.0, 0.52 * width) + 20 * max(0, len(points) - 5)
-    while boxes is None:
-        frame = Box(_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
-        across = _axis([v for p in points for v in _span(p.x)] + [0.5], frame.left, frame.right, width / 80)
-        up = _axis([v for p in points for v in _span(p.y)], frame.bottom, frame.top, height / 70)
-        at = [(across(p.x.value or 0.0), up(p.y.value or 0.0)) for p in points]
-        boxes = place_labels([_size(text) for text in texts], at, _bars(points, across, up), frame)
-        height += 80
-    drawing = [
-        *_grid(frame, across, up),
-        *(_whiskers(point, across, up) for point in points),
-        *(_leader(box, place) for box, place in zip(boxes, at, strict=True)),
-        *(_mark(point, place) for point, place in zip(points, at, strict=True)),
-        *(_words(p, text, box) for p, text, box in zip(points, texts, boxes, strict=True)),
+    items = [
+        _Item(
+            label=p.label,
+            figures=f"{_percent(p.y)}, AUC {p.x.value:.2f}",
+            words=f"{p.label}: student accuracy {_told(p.y, 100, 1)} percent, "
+            f"strongest attack AUC {_told(p.x, 1, 2)}.",
+            x=p.x.value or 0.0,
+            across=_span(p.x),
+            y=p.y,
+            series=p.series,
+        )
+        for p in points
     ]
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {frame.bottom + _BOTTOM:.0f}" role="img" '
-        f'aria-labelledby="{prefix}-title" aria-describedby="{prefix}-desc">'
-        f'<title id="{prefix}-title">Privacy against utility</title>'
-        f'<desc id="{prefix}-desc">{escape(_description(points))}</desc>{"".join(drawing)}</svg>'
+
+    def across(frame: Box, most: float) -> Axis:
+        return _share_axis(
+            [v for p in points for v in _span(p.x)] + [0.5], (frame.left, frame.right), most, 1
+        )
+
+    def guessing(frame: Box, x: Axis, _: Axis) -> Iterator[str]:
+        yield f'<path class="guess" d="M{x(0.5):.1f},{frame.top:.1f}V{frame.bottom:.1f}"/>'
+        yield text("tick", x(0.5), frame.bottom + 33, "guessing", "middle")
+
+    said = "Higher is more accurate, further left is more private; AUC 0.5 is guessing."
+    return _scatter(
+        items,
+        across,
+        guessing,
+        width=width,
+        prefix=prefix,
+        title="Privacy against utility",
+        said=said,
+        name="Strongest membership attack, AUC",
+        barred=lambda x: (x(0.5),),
     )
 
 
-def place_labels(
-    sizes: Sequence[tuple[float, float]],
-    points: Sequence[tuple[float, float]],
-    bars: Sequence[Box],
-    frame: Box,
-) -> tuple[Box, ...] | None:
-    """A box inside ``frame`` for each label, over no other label and no marker; None if it is too full.
+def frontier(promises: Sequence[Promise], *, width: int, prefix: str) -> str:
+    """Student accuracy against the epsilon promised, with a line along those that no other one dominates.
 
-    Where there is a choice: near its own point, nearer to it than to others, clear of bars and leaders.
+    A bar reaches from what an attack proved to leak to what is promised: the truth lies between. Who promises
+    nothing stands apart, at the right. Sizes are as of `privacy_utility`.
     """
-    markers = [Box(x - 9, y - 9, x + 9, y + 9) for x, y in points]
-    placed: list[Box] = []
-    for size, point in zip(sizes, points, strict=True):
-        blocked = [*placed, *markers]
-        free = [box for box in _candidates(size, point, frame) if not any(box.meets(b) for b in blocked)]
-        if not free:
-            return None
-        leaders = [(p, box.nearest(p)) for p, box in zip(points, placed, strict=False)]
-        placed.append(min(free, key=lambda box: _cost(box, point, points, bars, placed, leaders)))
-    return tuple(placed)
+    told = [p for p in promises if p.epsilon is not None]
+    values = [v for p in told for v in (p.epsilon, p.found) if v is not None]
+    low, high = decades(v for v in values if v >= 0.01)
+    # A place apart for those without a promise, who are spread over it: they often are equally accurate.
+    apart = [p.label for p in promises if p.epsilon is None]
+    slot = (high / low) ** min(0.09, 0.3 / max(1, len(apart)))
+    items = [_promised(p, low, high * slot ** (2 + _rank(apart, p))) for p in promises]
+    end, middle = high * slot ** (2.5 + len(apart)), high * slot ** (1.5 + len(apart) / 2)
+    best = _best(told)
+
+    def across(frame: Box, _: float) -> Axis:
+        ticks = [(value, f"{value:g}") for value in steps(low, high)]
+        if apart:
+            ticks.append((middle, _PROMISELESS))
+        return Axis(
+            low=low, high=end, start=frame.left + 12, end=frame.right - 24, ticks=tuple(ticks), log=True
+        )
+
+    def line(_: Box, x: Axis, y: Axis) -> Iterator[str]:
+        at = [(x(p.epsilon or 0.0), y(p.accuracy.value or 0.0)) for p in best]
+        if len(at) > 1:
+            path = f"M{at[0][0]:.1f},{at[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in at[1:])
+            yield f'<path class="frontier" d="{path}"/>'
+
+    said = "Higher is more accurate, further left is a stronger promise."
+    if len(best) > 1:
+        said += f" None of these is beaten in both: {', '.join(p.label for p in best)}."
+    return _scatter(
+        items,
+        across,
+        line,
+        width=width,
+        prefix=prefix,
+        title="Promise against utility",
+        said=said,
+        name="ε promised, at most",
+        barred=lambda _: (),
+    )
 
 
-def _candidates(size: tuple[float, float], point: tuple[float, float], frame: Box) -> Iterator[Box]:
-    """Places for a label: beside the point, then on wider and wider rings around it."""
-    (w, h), (x, y) = size, point
-    reach = math.hypot(frame.right - frame.left, frame.bottom - frame.top)
-    for gap in (12.0, *range(20, int(reach), 14)):
-        for degrees in (-35, 35, -145, 145, 0, 180, -90, 90, -65, 65, -115, 115, -15, 15, -165, 165):
-            dx, dy = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-            centre_x, centre_y = x + dx * (gap + w / 2), y + dy * (gap + h / 2)
-            box = Box(centre_x - w / 2, centre_y - h / 2, centre_x + w / 2, centre_y + h / 2)
-            if box.inside(frame):
-                yield box
+def _rank(apart: Sequence[str], p: Promise) -> int:
+    return apart.index(p.label) if p.epsilon is None else 0
 
 
-def _cost(
-    box: Box,
-    point: tuple[float, float],
-    points: Sequence[tuple[float, float]],
-    bars: Sequence[Box],
-    placed: Sequence[Box],
-    leaders: Sequence[tuple[tuple[float, float], tuple[float, float]]],
-) -> float:
-    """How hard it is to read: distance, and much more for whatever could be taken for something else."""
-    own = math.dist(point, box.nearest(point))
-    confused = sum(math.dist(p, box.nearest(p)) < own for p in points)
-    crossed = sum(other.crossed(point, box.nearest(point)) for other in placed)
-    crossed += sum(box.crossed(*leader) for leader in leaders)
-    return own + 25 * sum(box.meets(bar) for bar in bars) + 40 * confused + 60 * crossed
+def _promised(p: Promise, low: float, aside: float) -> _Item:
+    """``low``: the axis's end, which bars don't pass; ``aside``: where it stands without a promise."""
+    claim = "no ε promised" if p.epsilon is None else f"ε ≤ {p.epsilon:.3g}"
+    words = f"{p.label}: student accuracy {_told(p.accuracy, 100, 1)} percent, "
+    words += claim if p.epsilon is None else f"epsilon at most {p.epsilon:.3g} {p.terms}"
+    if p.found is not None:
+        words += f", at least {p.found:.3g} leaks"
+    x = aside if p.epsilon is None else p.epsilon
+    bar = () if p.found is None or p.epsilon is None else (min(max(p.found, low), x), x)
+    return _Item(
+        label=p.label,
+        figures=f"{_percent(p.accuracy)}, {claim}",
+        words=words + ".",
+        x=x,
+        across=bar,
+        y=p.accuracy,
+        series=p.series,
+    )
 
 
-def _span(estimate: Estimate) -> tuple[float, ...]:
-    return tuple(v for v in (estimate.low, estimate.value, estimate.high) if v is not None)
+def _best(told: Sequence[Promise]) -> list[Promise]:
+    """Those that no other beats in both, by rising epsilon; none where terms differ: these don't compare."""
+    if len({p.terms for p in told}) != 1:
+        return []
+    kept: list[Promise] = []
+    for p in sorted(told, key=lambda p: (p.epsilon or 0.0, -(p.accuracy.value or 0.0))):
+        if not kept or (p.accuracy.value or 0.0) > (kept[-1].accuracy.value or 0.0):
+            kept.append(p)
+    return kept
 
 
-def _axis(values: Sequence[float], start: float, end: float, most: float) -> _Axis:
-    """An axis over all values within [0, 1], with at most about ``most`` ticks at round values."""
+def _scatter(
+    items: Sequence[_Item],
+    across: _Across,
+    behind: _Behind,
+    *,
+    width: int,
+    prefix: str,
+    title: str,
+    said: str,
+    name: str,
+    barred: Callable[[Axis], tuple[float, ...]],
+) -> str:
+    labels = [(shortened(i.label, width / 2 - _KEY), i.figures) for i in items]
+    boxes = None
+    height = max(300.0, 0.52 * width) + 20 * max(0, len(items) - 5)
+    while boxes is None:
+        frame = Box(_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
+        x = across(frame, width / 80)
+        y = _share_axis([v for i in items for v in _span(i.y)], (frame.bottom, frame.top), height / 70, 100)
+        at = [(x(i.x), y(i.y.value or 0.0)) for i in items]
+        bars = [Box(line - 3, frame.top, line + 3, frame.bottom) for line in barred(x)]
+        bars += [bar for i in items for bar in _bars(i, x, y)]
+        boxes = place_labels([_size(label) for label in labels], at, bars, frame)
+        height += 80
+    body = [
+        *grid(frame, x, y, (name, "Student accuracy"), drop=54),
+        *behind(frame, x, y),
+        *(_whiskers(item, x, y) for item in items),
+        *(_leader(box, place) for box, place in zip(boxes, at, strict=True)),
+        *(mark(i.series, place, i.words) for i, place in zip(items, at, strict=True)),
+        *(_words(i.series, label, box) for i, label, box in zip(items, labels, boxes, strict=True)),
+    ]
+    return picture(
+        body,
+        width=width,
+        height=frame.bottom + _BOTTOM,
+        title=title,
+        description=" ".join([said, *(item.words for item in items)]),
+        prefix=prefix,
+    )
+
+
+def _share_axis(values: Sequence[float], ends: tuple[float, float], most: float, scale: int) -> Axis:
+    """An axis within [0, 1], with about ``most`` round ticks at most; in per cent if ``scale`` is 100."""
     low, high = min(values, default=0.5), max(values, default=1.0)
     pad = max(0.08 * (high - low), 0.01)
     low, high = max(0.0, low - pad), min(1.0, high + pad)
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.25, 0.5) if (high - low) / s <= most or s == 0.5)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return _Axis(low, high, start, end, tuple(round(i * step, 6) for i in range(first, last + 1)))
+    places = [
+        round(i * step, 6) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+    ticks = tuple((v, f"{v:.2f}" if scale == 1 else f"{scale * v:.0f}\u2009%") for v in places)
+    return Axis(low=low, high=high, start=ends[0], end=ends[1], ticks=ticks)
 
 
-def _bars(points: Sequence[Point], across: _Axis, up: _Axis) -> list[Box]:
-    """The areas that interval bars and the guessing line cover."""
-    bars = [Box(across(0.5) - 3, up.end, across(0.5) + 3, up.start)]
-    for p in points:
-        x, y = across(p.x.value or 0.0), up(p.y.value or 0.0)
-        xs, ys = [across(v) for v in _span(p.x)], [up(v) for v in _span(p.y)]
-        bars += [Box(min(xs), y - 4, max(xs), y + 4), Box(x - 4, min(ys), x + 4, max(ys))]
-    return bars
+def _bars(item: _Item, across: Axis, up: Axis) -> Iterator[Box]:
+    """The areas that interval bars cover."""
+    x, y = across(item.x), up(item.y.value or 0.0)
+    xs = [across(v) for v in (*item.across, item.x)]
+    ys = [up(v) for v in _span(item.y)]
+    yield Box(min(xs), y - 4, max(xs), y + 4)
+    yield Box(x - 4, min(ys), x + 4, max(ys))
 
 
-def _grid(frame: Box, across: _Axis, up: _Axis) -> Iterator[str]:
-    for tick in up.ticks:
-        y = up(tick)
-        yield f'<path class="grid" d="M{frame.left:.1f},{y:.1f}H{frame.right:.1f}"/>'
-        yield (
-            f'<text class="tick" x="{frame.left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{100 * tick:.0f}\u2009%</text>"
-        )
-    for tick in across.ticks:
-        x = across(tick)
-        yield f'<path class="axis" d="M{x:.1f},{frame.bottom:.1f}v5"/>'
-        yield (
-            f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 19:.1f}" text-anchor="middle">'
-            f"{tick:.2f}</text>"
-        )
-    yield f'<path class="axis" d="M{frame.left:.1f},{frame.bottom:.1f}H{frame.right:.1f}"/>'
-    x = across(0.5)
-    yield f'<path class="guess" d="M{x:.1f},{frame.top:.1f}V{frame.bottom:.1f}"/>'
-    yield f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 33:.1f}" text-anchor="middle">guessing</text>'
-    yield '<text class="name" x="4" y="16">Student accuracy</text>'
-    yield (
-        f'<text class="name" x="{frame.right:.1f}" y="{frame.bottom + 54:.1f}" text-anchor="end">'
-        "Strongest membership attack, AUC</text>"
-    )
-
-
-def _whiskers(point: Point, across: _Axis, up: _Axis) -> str:
-    x, y = across(point.x.value or 0.0), up(point.y.value or 0.0)
+def _whiskers(item: _Item, across: Axis, up: Axis) -> str:
+    x, y = across(item.x), up(item.y.value or 0.0)
     path = ""
-    if point.x.low is not None and point.x.high is not None:
-        low, high = across(point.x.low), across(point.x.high)
+    if len(item.across) > 1:
+        low, high = across(item.across[0]), across(item.across[-1])
         path += f"M{low:.1f},{y - 4:.1f}v8M{low:.1f},{y:.1f}H{high:.1f}M{high:.1f},{y - 4:.1f}v8"
-    if point.y.low is not None and point.y.high is not None:
-        low, high = up(point.y.low), up(point.y.high)
+    if item.y.low is not None and item.y.high is not None:
+        low, high = up(item.y.low), up(item.y.high)
         path += f"M{x - 4:.1f},{low:.1f}h8M{x:.1f},{low:.1f}V{high:.1f}M{x - 4:.1f},{high:.1f}h8"
-    return f'<path class="whisker s{point.series % N_COLOURS}" d="{path}"/>' if path else ""
-
-
-def _symbol(series: int) -> str:
-    return f'<path class="mark s{series % N_COLOURS}" d="{_MARKERS[series % len(_MARKERS)]}"/>'
-
-
-def _mark(point: Point, place: tuple[float, float]) -> str:
-    return f'<g transform="translate({place[0]:.1f} {place[1]:.1f})">{_symbol(point.series)}</g>'
+    return f'<path class="whisker s{item.series % N_COLOURS}" d="{path}"/>' if path else ""
 
 
 def _leader(box: Box, point: tuple[float, float]) -> str:
@@ -252,42 +280,31 @@ def _leader(box: Box, point: tuple[float, float]) -> str:
     return f'<path class="leader" d="M{point[0]:.1f},{point[1]:.1f}L{near[0]:.1f},{near[1]:.1f}"/>'
 
 
-def _label(point: Point, *, narrow: bool) -> tuple[str, str]:
-    most = 20 if narrow else 32
-    name = point.label if len(point.label) <= most else point.label[: most - 1].rstrip() + "…"
-    return name, f"{100 * (point.y.value or 0.0):.1f}\u2009%, AUC {point.x.value:.2f}"
-
-
-def _size(text: tuple[str, str]) -> tuple[float, float]:
+def _size(label: tuple[str, str]) -> tuple[float, float]:
     """Width and height of a label, estimated generously: the reader's font isn't known here."""
-    widths = (_width(text[0]) * _FONT * 0.66 + _KEY, _width(text[1]) * _SMALL * 0.6)
-    return max(widths) + 4, _FONT + _SMALL + 8
+    widths = (letters(label[0]) * FONT * 0.66 + _KEY, letters(label[1]) * SMALL * 0.6)
+    return max(widths) + 4, FONT + SMALL + 8
 
 
-def _width(text: str) -> float:
-    return sum(1.65 if unicodedata.east_asian_width(c) in "WF" else 1.0 for c in text)
-
-
-def _words(point: Point, text: tuple[str, str], box: Box) -> str:
+def _words(series: int, label: tuple[str, str], box: Box) -> str:
     """The label, with its marker once more, so that it is told apart however far it had to move."""
-    x, y = box.left + 2, box.top + _FONT
+    x, y = box.left + 2, box.top + FONT
     return (
-        f'<g transform="translate({x + 5:.1f} {y - 4.5:.1f}) scale(0.72)">{_symbol(point.series)}</g>'
-        f'<text class="label" x="{x + _KEY:.1f}" y="{y:.1f}">{escape(text[0])}</text>'
-        f'<text class="value" x="{x:.1f}" y="{y + _SMALL + 4:.1f}">{escape(text[1])}</text>'
+        mark(series, (x + 5, y - 4.5), scale=0.72)
+        + text("label", x + _KEY, y, label[0])
+        + text("value", x, y + SMALL + 4, label[1])
     )
 
 
-def _description(points: Sequence[Point]) -> str:
-    """The chart in words, for those who don't see it."""
-    rows = []
-    for point in points:
-        y, x = (_with_interval(e, scale, digits) for e, scale, digits in ((point.y, 100, 1), (point.x, 1, 2)))
-        rows.append(f"{point.label}: student accuracy {y} percent, strongest attack AUC {x}.")
-    return " ".join(["Higher is more accurate, further left is more private; AUC 0.5 is guessing.", *rows])
+def _span(estimate: Estimate) -> tuple[float, ...]:
+    return tuple(v for v in (estimate.low, estimate.value, estimate.high) if v is not None)
 
 
-def _with_interval(estimate: Estimate, scale: float, digits: int) -> str:
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * (estimate.value or 0.0):.1f}\u2009%"
+
+
+def _told(estimate: Estimate, scale: float, digits: int) -> str:
     text = f"{scale * (estimate.value or 0.0):.{digits}f}"
     if estimate.low is None or estimate.high is None:
         return text

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from securefd.defenses.claims import Relation
+from securefd.evaluation.curves import Points
 from securefd.evaluation.statistics import Interval, Rate
 
 Subject = Literal["this run", "the recipe"]
@@ -18,7 +19,8 @@ class Finding:
     """What one attack by one observer found.
 
     ``n_in``, ``n_out``: members and non-members that ``auc`` and ``tpr`` rest on; for the recipe, the fewest
-    in any federation. ``tpr``: by false-positive rate. ``trials_in``, ``trials_out``: independent trials
+    in any federation. ``tpr``: by false-positive rate. ``roc``: points of a curve that tell of no single
+    record. ``trials_in``, ``trials_out``: independent trials
     behind ``epsilon_bound``, which ``bound_method`` gave and which holds at level ``confidence``; None where
     there can be no bound. ``epsilon_credible``: the same trials' Bayesian bound, which no verdict rests on.
     ``epsilon_power``: the largest epsilon that these trials could have certified. ``claim_epsilon``: what
@@ -33,6 +35,7 @@ class Finding:
     auc: float
     auc_interval: Interval
     tpr: dict[float, Rate]
+    roc: Points = ()
     trials_in: int = 0
     trials_out: int = 0
     bound_method: str = ""

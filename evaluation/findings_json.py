@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +22,10 @@ from securefd.evaluation.findings import (
     Risk,
     Skipped,
 )
+from securefd.folder import read_bytes
+
+FINDINGS = "findings.json"
+"""Where the folder ``audit`` of a run keeps what was found."""
 
 _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "finding": TypeAdapter(Finding),
@@ -53,7 +58,7 @@ def to_json(audit: Audit) -> str:
 def from_json(text: str, source: str = "findings") -> Audit:
     """Read what :func:`to_json` wrote; ``source`` names the file in errors. Raises AuditError."""
     try:
-        tables = json.loads(text)
+        tables = json.loads(text, parse_constant=_refuse)
         return Audit(
             outcomes=tuple(_untagged(dict(table)) for table in tables["outcomes"]),
             controls=_CONTROLS.validate_python(tables["controls"]),
@@ -68,6 +73,16 @@ def from_json(text: str, source: str = "findings") -> Audit:
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise AuditError(f"{source} isn't what an audit wrote ({reason}); audit the run again") from None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number that an audit writes")
+
+
+def stored(run: Path) -> Audit | None:
+    """The audit that is kept in the folder of a run, or None. Raises AuditError if it isn't one."""
+    path = run / "audit" / FINDINGS
+    return from_json(read_bytes(path).decode(errors="replace"), str(path)) if path.exists() else None
 
 
 def _tagged(outcome: Outcome | OtherFinding) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""The report as one HTML page that stands alone: no script, no network, legible in print and in the dark."""
+"""The report as one HTML page that stands alone: no network, legible in print, dark and without script."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -10,7 +13,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from securefd.evaluation import charts
+from securefd.evaluation import drawing, figures
 from securefd.evaluation.report import Claim, Estimate, Finding, Report, Sight, Skipped, Variant, strongest
 
 _ORDER = ("server", "peer", "keyholder", "coalition", "release", "label-only")
@@ -35,20 +38,60 @@ class Shared:
 
 
 def render(report: Report) -> str:
-    """The page. Every text of the report is escaped; only our own drawings and style sheet are markup."""
-    points = [_point(index, variant) for index, variant in enumerate(report.variants)]
-    drawn = [point for point in points if point is not None]
+    """The page. Every text of the report is escaped; only our own drawings, style and script are markup."""
+    from securefd.evaluation.sections import statements  # which words its figures as this module does
+
+    style = f"{_resource('report.css')}{_even(len(report.variants))}"
+    script = _resource("report.js")
+    who, names = observers(report.variants), anchors(report.variants)
     return _template().render(
         report=report,
-        observers=observers(report.variants),
+        observers=who,
         findings=[finding for variant in report.variants for finding in variant.findings],
-        undrawn=[v.name for v, point in zip(report.variants, points, strict=True) if point is None],
-        wide=_ours(charts.privacy_utility(drawn, width=720, prefix="wide")),
-        narrow=_ours(charts.privacy_utility(drawn, width=360, prefix="narrow")),
-        style=_ours(_resource("report.css")),
+        anchor=lambda finding: names[id(finding)],
+        utility=figures.privacy_utility(report.variants),
+        frontier=figures.frontier(report.variants),
+        curves=figures.curves(report.variants, who),
+        budgets=figures.budgets(report.variants),
+        traffic=figures.traffic(report.variants, size),
+        style=_ours(style),
+        script=_ours(script),
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        statements=tuple(statements(report)),
         unprotected=shared((v.name, v.unprotected) for v in report.variants),
         substitutions=shared((v.name, v.substitutions) for v in report.variants),
     )
+
+
+def anchors(variants: Iterable[Variant]) -> Mapping[int, str]:
+    """A name for each finding, by its ``id()``, that a link can end in: letters, digits and hyphens only.
+
+    It is made of what was attacked, by whom and how, so that it stays the same when other findings join.
+    """
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for variant in variants:
+        for finding in variant.findings:
+            said = (variant.name, finding.observer, finding.attack, finding.bound_method, finding.subject)
+            start = re.sub("[^a-z0-9]+", "-", " ".join(said).lower()).strip("-")[:80]
+            name, count = f"f-{start}", 1
+            while name in taken:
+                count += 1
+                name = f"f-{start}-{count}"
+            taken.add(name)
+            names[id(finding)] = name
+    return names
+
+
+def _even(variants: int) -> str:
+    """Equal columns, however many there are: what a page without inline styles can't say in its table."""
+    return f".even {{ min-width: {8.5 * (1 + variants):g}rem; }}\n"
+
+
+def _hash(text: str) -> str:
+    """How a content security policy names an inline style sheet or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def observers(variants: Iterable[Variant]) -> tuple[str, ...]:
@@ -112,13 +155,6 @@ def interval(estimate: Estimate, scale: float = 1.0, digits: int = 3) -> str:
     return f"[{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
 
 
-def _point(index: int, variant: Variant) -> charts.Point | None:
-    top = strongest(variant.findings)
-    if top is None or variant.utility.student.value is None:
-        return None
-    return charts.Point(label=variant.name, x=top.auc, y=variant.utility.student, series=index)
-
-
 def _ours(markup: str) -> Markup:
     """Markup of our own making, in which every foreign text is escaped already."""
     return Markup(markup)  # noqa: S704
@@ -145,5 +181,7 @@ def _template() -> Template:
     environment.filters.update(
         number=number, size=size, interval=interval, heat=heat, claim_groups=claim_groups
     )
-    environment.globals.update(strongest=_by_observer, marker=lambda i: _ours(charts.marker(i)), HEAT=HEAT)
+    environment.globals.update(
+        strongest=_by_observer, marker=lambda i: _ours(drawing.marker(i)), ours=_ours, HEAT=HEAT
+    )
     return environment.get_template("report.html.j2")

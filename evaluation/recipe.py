@@ -21,7 +21,7 @@ from securefd.evaluation.audit import ERROR_LEVEL, Examined, audit_this_run, dou
 from securefd.evaluation.canaries import audit_canaries, canary_controls
 from securefd.evaluation.evidence import gather
 from securefd.evaluation.findings import Audit, Outcome, Poisoned, Skipped
-from securefd.evaluation.findings_json import to_json
+from securefd.evaluation.findings_json import FINDINGS, to_json
 from securefd.evaluation.others import other_attacks
 from securefd.evaluation.poisoned import FEWEST_HONEST, poisoned
 from securefd.evaluation.shadows import Shadows, reserved_of, shadows_of
@@ -34,7 +34,6 @@ from securefd.rng import generator
 from securefd.runner import one_thread, pool_of
 from securefd.views import Observer
 
-FINDINGS = "findings.json"
 RECORDS = "records.csv"
 CANARIES_LEAVE = 0.5
 """What canaries leave of the error level to the audit of the recipe."""

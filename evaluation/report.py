@@ -29,6 +29,8 @@ STANDING_LIMITS = (
     "Clients that lie within the bound on values are not detected, and a server can deny service.",
 )
 """What every report must say; a run adds its own."""
+UNKNOWN = "Not known to this report."
+"""What a fact says that nobody recorded."""
 
 
 def _printable(text: str) -> str:
@@ -45,12 +47,20 @@ Number = Annotated[float, AfterValidator(float)]
 Epsilon = Annotated[float, Field(ge=0), AfterValidator(float)]
 Delta = Annotated[float, Field(ge=0, lt=1), AfterValidator(float)]
 Rate = Annotated[float, Field(ge=0, le=1), AfterValidator(float)]
+HASH = r"^[0-9a-f]{64}$"
+"""What a SHA-256 in hexadecimal matches."""
 
 
 class Row(BaseModel):
     """Frozen, strict, closed to unknown fields, and finite: NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,  # what is written holds every field
+    )
 
 
 class Estimate(Row):
@@ -119,11 +129,36 @@ class Sight(Row):
     sees: Word
 
 
+class Facts(Row):
+    """What a statement of differential privacy says besides epsilon, delta, unit and relation.
+
+    After NIST SP 800-226 and the fields of the OpenDP deployments registry. Each is a sentence; what isn't
+    known is said to be unknown. ``noise``: who draws it, how, and from which generator. ``sampling``: of
+    records, and whether it is counted. ``composition``: over what, and by which accountant. ``trust``: who is
+    trusted with what. ``tuning``: of hyper-parameters, and ``tuning_charged`` whether it was paid for, None
+    where there is nothing to say. ``contribution``: what of a person with several units. ``unprotected``:
+    what the claim doesn't cover.
+    """
+
+    definition: Word = UNKNOWN
+    mechanism: Word = UNKNOWN
+    sensitivity: Word = UNKNOWN
+    noise: Word = UNKNOWN
+    sampling: Word = UNKNOWN
+    composition: Word = UNKNOWN
+    trust: Word = UNKNOWN
+    contribution: Word = UNKNOWN
+    tuning: Word = UNKNOWN
+    tuning_charged: bool | None = None
+    unprotected: tuple[Word, ...] = ()
+
+
 class Claim(Row):
     """What is promised to one observer: a proven (epsilon, delta), a cryptographic assumption, or nothing.
 
     ``subject``: private records, or the answers that single clients sent. ``assumption``: what must hold
-    besides mathematics. ``reason``: what the claim rests on, or why nothing can be promised.
+    besides mathematics. ``reason``: what the claim rests on, or why nothing can be promised. ``facts``: of a
+    proven claim, or None where no one recorded them.
     """
 
     observer: Word
@@ -135,6 +170,7 @@ class Claim(Row):
     delta: Delta | None = None
     assumption: Text = ""
     reason: Word
+    facts: Facts | None = None
 
     @model_validator(mode="after")
     def _stated(self) -> Self:
@@ -148,8 +184,20 @@ class Claim(Row):
 _NOT_RUN = Estimate(reason="not part of this run")
 
 
+class Part(Row):
+    """The student's accuracy on the test records of one class or group."""
+
+    name: Word
+    records: Annotated[int, Field(ge=1)]
+    accuracy: Estimate
+
+
 class Utility(Row):
-    """Accuracies on the test set. Together and alone are means over clients."""
+    """Accuracies on the test set. Together and alone are means over clients.
+
+    ``calibration_error``: of the student, expected, over 15 bins of equal width (Guo et al. 2017), in [0, 1].
+    ``groups``: its accuracy by ``grouped_by``, a column of the data or the owner.
+    """
 
     test_records: Count
     student: Estimate = _NOT_RUN
@@ -157,6 +205,10 @@ class Utility(Row):
     clients_alone: Estimate = _NOT_RUN
     pooled: Estimate = _NOT_RUN
     fedavg: Estimate = _NOT_RUN
+    calibration_error: Estimate = _NOT_RUN
+    classes: tuple[Part, ...] = ()
+    groups: tuple[Part, ...] = ()
+    grouped_by: Text = ""
 
 
 class Communication(Row):
@@ -168,6 +220,8 @@ class Communication(Row):
     rounds: Count
     weights: Count | None = None
     """Bytes of the student's weights: what sharing weights would send up a client and round."""
+    up_by_round: tuple[Count, ...] = ()
+    down_by_round: tuple[Count, ...] = ()
     note: Text = ""
 
 
@@ -183,11 +237,46 @@ class Charge(Row):
     delta: Delta
 
 
+class Spent(Row):
+    """What a data holder had spent by and by: ``epsilon`` after each of its accesses, in their order.
+
+    Towards the observer who knows most, with ``delta`` and in terms of unit and relation of its charges.
+    ``limit``: what is promised, which the ledger holds to.
+    """
+
+    holder: Word
+    accesses: Annotated[tuple[Word, ...], Field(min_length=1)]
+    epsilon: tuple[Epsilon, ...]
+    delta: Delta
+    limit: Epsilon
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(self.epsilon) != len(self.accesses):
+            raise ValueError("every access needs the epsilon that was spent after it")
+        return self
+
+
 class RateAt(Row):
     """True-positive rate at a false-positive rate that was fixed beforehand."""
 
     fpr: Annotated[float, Field(gt=0, lt=1)]
     tpr: Estimate
+
+
+class Roc(Row):
+    """Points of a receiver operating characteristic: true-positive rates ``tpr`` at rates ``fpr``."""
+
+    fpr: tuple[Rate, ...] = ()
+    tpr: tuple[Rate, ...] = ()
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if len(self.fpr) != len(self.tpr):
+            raise ValueError(f"a curve needs as many tpr as fpr, got {len(self.tpr)} and {len(self.fpr)}")
+        if list(self.fpr) != sorted(set(self.fpr)) or list(self.tpr) != sorted(self.tpr):
+            raise ValueError("the points of a curve must rise")
+        return self
 
 
 class Finding(Row):
@@ -208,6 +297,7 @@ class Finding(Row):
     n_out: Count
     auc: Estimate
     rates: tuple[RateAt, ...] = ()
+    roc: Roc = Roc()
     trials_in: Count = 0
     trials_out: Count = 0
     bound_method: Text = ""
@@ -303,6 +393,8 @@ class Variant(Row):
     name: Word
     method: Word
     sealing: Word
+    threshold: Count | None = None
+    """Least number of clients that an opened sum covers; None where nothing is sealed, or it isn't known."""
     privacy: Word
     description: Text = ""
     sights: tuple[Sight, ...] = ()
@@ -310,6 +402,7 @@ class Variant(Row):
     utility: Utility
     communication: Communication
     ledger: tuple[Charge, ...] = ()
+    spent: Spent | None = None
     findings: tuple[Finding, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     controls: tuple[Control, ...] = ()
@@ -322,6 +415,8 @@ class Variant(Row):
     poisoned: tuple[Poisoned, ...] = ()
     unprotected: tuple[Word, ...] = ()
     substitutions: tuple[Word, ...] = ()
+    student_sha256: Annotated[str, Field(pattern=HASH)] | None = None
+    """Of the file of the student's weights; None where there is no student."""
 
 
 class Package(Row):
@@ -359,22 +454,86 @@ class Timing(Row):
     seconds: Annotated[float, Field(ge=0), AfterValidator(float)]
 
 
+class FileCommitment(Row):
+    """A file of a run's folder: HMAC-SHA256 of its name and content, keyed by the run's own secret salt.
+
+    Whoever has the folder can check it; nobody else can guess the content from it.
+    """
+
+    name: Word
+    hmac_sha256: Annotated[str, Field(pattern=HASH)]
+
+
+class LedgerHead(Row):
+    """How far a holder's ledger had come: its lines, and the hash of the last, which all before lead to."""
+
+    holder: Word
+    lines: Annotated[int, Field(ge=1)]
+    head: Annotated[str, Field(pattern=HASH)]
+
+
+class RunFiles(Row):
+    """What the folder of one run held when it was reported; ``run``: the variant that it is."""
+
+    run: Word
+    files: tuple[FileCommitment, ...]
+    ledgers: tuple[LedgerHead, ...] = ()
+
+
 class Volatile(Row):
-    """All that differs between two reports of the same runs."""
+    """All that differs between two reports of runs that are alike: times, and what secret salts tie down."""
 
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     """UTC, ISO 8601, whole seconds."""
     timings: tuple[Timing, ...] = ()
+    runs: tuple[RunFiles, ...] = ()
+
+
+class RuleResult(Row):
+    """What came of one rule of a policy for one variant, towards one observer where the rule names any.
+
+    ``rule``: its place in the policy. ``requires``: the rule as a sentence, its limit included. ``measured``:
+    what it was held against, and ``uncertainty``: how sure that is. ``estimate``: the same as figures, where
+    it is one; None elsewhere. ``reason``: why it passes, fails, or can't be told.
+    """
+
+    rule: Word
+    requires: Word
+    variant: Word
+    observer: Text = ""
+    result: Verdict
+    measured: Word
+    uncertainty: Word
+    estimate: Estimate | None = None
+    reason: Word
+
+
+class PolicyResult(Row):
+    """A policy, by name and SHA-256 of its content, and what came of all its rules for all variants."""
+
+    name: Word
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    verdict: Verdict
+    results: Annotated[tuple[RuleResult, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _worst(self) -> Self:
+        found = {each.result for each in self.results}
+        worst = next(verdict for verdict in ("fail", "inconclusive", "pass") if verdict in found)
+        if self.verdict != worst:
+            raise ValueError(f"a policy's verdict is that of its worst rule, {worst}, got {self.verdict}")
+        return self
 
 
 class Report(Row):
-    """All of it. A policy may set another ``verdict`` than :func:`judge`, but can't hide a violation."""
+    """All of it. With a ``policy`` the verdict is the policy's, and else that of :func:`judge`."""
 
     schema_version: Literal["1.0"] = "1.0"
     title: Word
     verdict: Verdict
     summary: Word
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    policy: PolicyResult | None = None
     limits: tuple[Word, ...] = STANDING_LIMITS
     provenance: Provenance
     volatile: Volatile
@@ -389,13 +548,23 @@ class Report(Row):
             raise ValueError("a violated claim makes the verdict fail")
         if self.verdict == "pass" and not findings:
             raise ValueError("a report without findings does not pass")
+        if self.policy is not None:
+            if self.verdict != self.policy.verdict:
+                raise ValueError("with a policy, the verdict is the policy's")
+            if {each.variant for each in self.policy.results} != set(names):
+                raise ValueError("a policy must be judged for every variant, and for no other")
         return self
 
-    def write(self, stem: str | Path, formats: Sequence[str] = ("json", "html")) -> tuple[Path, ...]:
+    def write(
+        self,
+        stem: str | Path,
+        formats: Sequence[str] = ("json", "html"),
+        key: str | Path | None = None,
+    ) -> tuple[Path, ...]:
         """Write ``STEM.json``, ``STEM.html``, …; see :func:`securefd.evaluation.formats.write`."""
         from securefd.evaluation.formats import write  # formats are functions of this type, so they import it
 
-        return write(self, Path(stem), formats)
+        return write(self, Path(stem), formats, key)
 
 
 def strongest(findings: Iterable[Finding]) -> Finding | None:

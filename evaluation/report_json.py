@@ -14,8 +14,28 @@ from securefd.evaluation.report import SCHEMA_VERSION, Report
 
 def to_json(report: Report) -> str:
     """The same report gives the same text: sorted keys, shortest floats that read back the same."""
-    fields = report.model_dump(mode="python")
-    return json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(fields_of(report), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def fields_of(report: Report) -> dict[str, Any]:
+    """The report as plain tables, every field there."""
+    return report.model_dump(mode="python")
+
+
+def schema_id() -> str:
+    """What the published schema is called: it changes when the schema does."""
+    return f"urn:securefd:schema:report:{SCHEMA_VERSION}"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema, draft 2020-12, of what :func:`to_json` writes and a signed report holds."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": schema_id(),
+        "version": SCHEMA_VERSION,
+        **Report.model_json_schema(mode="serialization"),
+        "title": f"securefd report {SCHEMA_VERSION}",
+    }
 
 
 def from_json(text: str, source: str = "report") -> Report:
@@ -39,7 +59,7 @@ def from_json(text: str, source: str = "report") -> Report:
         raise ReportError(f"{source}: not JSON ({error}); give the .json file that securefd wrote") from None
     if not isinstance(fields, dict):
         raise ReportError(f"{source}: a report must be a JSON object, got {type(fields).__name__}")
-    _refuse_other_schema(fields.get("schema_version"), source)
+    check_version(fields.get("schema_version"), source)
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
@@ -51,7 +71,8 @@ def from_json(text: str, source: str = "report") -> Report:
         ) from None
 
 
-def _refuse_other_schema(version: object, source: str) -> None:
+def check_version(version: object, source: str) -> None:
+    """Raise ReportError for a report of a schema that this version doesn't read."""
     if version == SCHEMA_VERSION:
         return
     known = tuple(map(int, SCHEMA_VERSION.split(".")))

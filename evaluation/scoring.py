@@ -13,6 +13,7 @@ from securefd.attacks.answers import References
 from securefd.attacks.candidates import Evidence
 from securefd.attacks.table import ATTACKS, Attack
 from securefd.errors import AuditError
+from securefd.evaluation.curves import Points, mean_curve
 from securefd.evaluation.game import Game
 from securefd.evaluation.statistics import Estimate, Rate, auc, tpr_at_fpr
 
@@ -102,13 +103,14 @@ class Measured:
     """AUC and TPR, averaged over federations. ``n_in``, ``n_out``: the fewest in any of them.
 
     So are the ends of their 95% intervals: a mean varies no more than its terms do on average, however much
-    the turns depend on one another, so this errs on the wide side.
+    the turns depend on one another, so this errs on the wide side. ``roc``: see `curves.mean_curve`.
     """
 
     auc: Estimate
     tpr: dict[float, Rate]
     n_in: int
     n_out: int
+    roc: Points = ()
 
 
 def measure(scored: Floats, coins: Bools) -> Measured:
@@ -122,6 +124,7 @@ def measure(scored: Floats, coins: Bools) -> Measured:
         tpr={fpr: _mean_rate([tpr_at_fpr(*federation, fpr) for federation in kept]) for fpr in FPRS},
         n_in=min(int(member.sum()) for _, member in kept),
         n_out=min(int((~member).sum()) for _, member in kept),
+        roc=mean_curve(kept),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -11,12 +12,14 @@ from pydantic import ValidationError
 from securefd.config import to_toml
 from securefd.errors import ReportError
 from securefd.evaluation import report as types
+from securefd.evaluation.checking import check_unedited
 from securefd.evaluation.findings import Audit
-from securefd.evaluation.findings_json import from_json
-from securefd.evaluation.recipe import FINDINGS
+from securefd.evaluation.findings_json import stored
+from securefd.evaluation.policy import Policy
+from securefd.evaluation.policy_rules import judge_policy
 from securefd.evaluation.report import STANDING_LIMITS, Report, Variant, judge, strongest
+from securefd.evaluation.run_files import files_of
 from securefd.evaluation.variants import by_name, variant
-from securefd.folder import read_bytes
 from securefd.result import Run
 from securefd.rules import EMBEDDED
 
@@ -42,13 +45,14 @@ def report(
     title: str | None = None,
     command: str = COMMAND,
     substitutions: Mapping[str, Sequence[str]] | None = None,
+    policy: Policy | None = None,
 ) -> Report:
     """The report of runs, each a variant, in the order given.
 
     An audit belongs to the run before it, or comes by position in ``audits``; else the one that is stored in
     the run's folder counts. A run without any is reported as not audited, which passes nothing.
     ``substitutions``: by name of a run, what stands in it for something else. ``command``: what makes all
-    this again.
+    this again. ``policy``: what decides the verdict, instead of the claims alone.
 
     Raises:
         ReportError: no run, runs of one name, of different public sets or versions, or a ledger that is gone.
@@ -62,16 +66,20 @@ def report(
             variant(run, audit, description=_description(run), substitutions=instead.get(run.config.name, ()))
             for run, audit in zip(runs, paired, strict=True)
         )
-        verdict = judge(variants)
+        judged = None if policy is None else _judged(policy, runs, variants)
+        verdict = judge(variants) if judged is None else judged.verdict
         return Report(
             title=title or ", ".join(run.config.name for run in runs),
             verdict=verdict,
-            summary=_summary(verdict, variants),
+            summary=_summary(verdict, variants, judged),
             variants=variants,
+            policy=judged,
             limits=_limits(runs, paired),
             provenance=_provenance(runs, paired, command),
             volatile=types.Volatile(
-                created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), timings=tuple(map(_timing, runs))
+                created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                timings=tuple(map(_timing, runs)),
+                runs=tuple(map(files_of, runs)),
             ),
         )
     except ValidationError as error:
@@ -100,13 +108,8 @@ def _paired(
                 "give each audit once"
             )
         paired = list(audits)
-    stored = [_stored(run) if audit is None else audit for run, audit in zip(runs, paired, strict=True)]
-    return runs, stored
-
-
-def _stored(run: Run) -> Audit | None:
-    path = run.path / "audit" / FINDINGS
-    return from_json(read_bytes(path).decode(errors="replace"), str(path)) if path.exists() else None
+    found = [stored(run.path) if audit is None else audit for run, audit in zip(runs, paired, strict=True)]
+    return runs, found
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -134,7 +137,15 @@ def _description(run: Run) -> str:
     return f"{len(models)} clients ({kinds}), {rounds} round{'s' * (rounds > 1)}, student {student}."
 
 
-def _summary(verdict: types.Verdict, variants: Sequence[Variant]) -> str:
+def _judged(policy: Policy, runs: Sequence[Run], variants: Sequence[Variant]) -> types.PolicyResult:
+    for run in runs:
+        check_unedited(run)
+    return judge_policy(policy, variants, runs[0].manifest["versions"])
+
+
+def _summary(
+    verdict: types.Verdict, variants: Sequence[Variant], judged: types.PolicyResult | None = None
+) -> str:
     """Why the verdict is what it is, and the strongest attack."""
     findings = [(each, finding) for each in variants for finding in each.findings]
     top = strongest(finding for _, finding in findings)
@@ -143,7 +154,22 @@ def _summary(verdict: types.Verdict, variants: Sequence[Variant]) -> str:
         name = next(each.name for each, finding in findings if finding is top)
         who = f"{top.attack} by the {top.observer} on {name}"
         best = f" The strongest attack, {who}, has AUC {top.auc.value:.3f}."
-    return f"{_why(verdict, variants)}{best}"
+    why = _why(verdict, variants) if judged is None else _by_policy(judged)
+    return f"{why}{best}"
+
+
+def _by_policy(judged: types.PolicyResult) -> str:
+    """How many rules came out how, and the first of the worst."""
+    count = Counter(each.result for each in judged.results)
+    met = f"Policy {judged.name}: {count['pass']} of {len(judged.results)} checks passed"
+    if judged.verdict == "pass":
+        return f"{met}."
+    first = next(each for each in judged.results if each.result == judged.verdict)
+    return (
+        f"{met}, {count['fail']} failed and {count['inconclusive']} can't be told. Of {first.variant}, "
+        f"{first.rule} asks for {first.requires}; measured: {first.measured}; "
+        f"{first.reason.removesuffix('.')}."
+    )
 
 
 def _why(verdict: types.Verdict, variants: Sequence[Variant]) -> str:
@@ -223,11 +249,25 @@ def _configuration(run: Run) -> str:
     return text if _public_by_design(run) else re.sub(r"(?m)^seed = \d+\n", "", text, count=1)
 
 
+def _draws(run: Run) -> bool:
+    """Whether what comes out depends on anything that comes fresh from the operating system."""
+    privacy = run.config.privacy
+    return (privacy is not None and privacy.route != "none") or run.config.audit.canaries is not None
+
+
 def _reproducibility(runs: Sequence[Run], audits: Sequence[Audit | None]) -> str:
+    drawn = [run.config.name for run in runs if _draws(run)]
     said = [
-        "The same configuration, data and versions give the same student, byte for byte, where no noise is "
-        "released; noise and keys come fresh from the operating system."
+        "The same configuration, seed, data and versions on one machine give the same report, byte for byte, "
+        "where nothing is drawn that must stay unknown, apart from the block `volatile`."
     ]
+    if drawn:
+        said.append(
+            f"Of {', '.join(drawn)} the noise, samples or coins come fresh from the operating system, so its "
+            "figures are the same in distribution, not byte for byte."
+        )
+    if any(audit is not None for audit in audits):
+        said.append("An audit draws its coins anew, so what it finds is the same in distribution.")
     if not all(map(_public_by_design, runs)):
         said.append("The seed says who holds what, so it stays with the run.")
     said += [

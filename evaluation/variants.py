@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from securefd.defenses.charges import Charge as Cost
-from securefd.defenses.claims import Claim, Guarantee
+from securefd.defenses.claims import Guarantee
 from securefd.defenses.ledger import Ledger
 from securefd.errors import ReportError
 from securefd.evaluation import findings as found
 from securefd.evaluation import report
+from securefd.evaluation.facts import facts
 from securefd.evaluation.findings import Audit
+from securefd.evaluation.judged import claimed, guarantee_of, judged, skipped
+from securefd.evaluation.run_files import student_hash
 from securefd.exchange import codec_of
 from securefd.planning import sights
 from securefd.private_client import ledger_path
@@ -20,6 +25,9 @@ from securefd.rules import n_clients
 
 BYTES_A_WEIGHT = 4
 
+MOST_ACCESSES = 24
+"""Of which a report says what was spent after them: of more, so many spread evenly, and the last."""
+
 
 def variant(
     run: Run, audit: Audit | None, *, description: str, substitutions: Sequence[str]
@@ -27,91 +35,32 @@ def variant(
     """What the report says of ``run``. Raises ReportError for a ledger that is gone."""
     config = run.config
     recipe = recipe_of(run)
-    outcomes = () if audit is None else audit.outcomes
     others = () if audit is None else audit.others
-    skipped = [outcome for outcome in outcomes if isinstance(outcome, found.Skipped)]
-    if audit is None:
-        skipped = [_not_audited(run, observer) for observer in config.audit.observers]
-    return report.Variant(
-        name=config.name,
-        method=config.method.name,
-        sealing=config.sealing.kind,
-        privacy="none" if config.privacy is None else config.privacy.route,
-        description=description,
-        sights=tuple(report.Sight(observer=who, sees=what) for who, what in sights(config, recipe).items()),
-        claims=tuple(map(_claim, run.claims)),
-        utility=_utility(run),
-        communication=_communication(run),
-        ledger=tuple(_ledgers(run)),
-        findings=tuple(_finding(each) for each in outcomes if isinstance(each, found.Finding)),
-        skipped=tuple(map(_skipped, skipped)),
-        controls=tuple(
-            report.Control(kind=each.kind, attack=each.attack, measured=each.measured, passed=each.passed)
-            for each in (() if audit is None else audit.controls)
+    ledgers, unprotected = tuple(_ledgers(run)), tuple(_unprotected(run, recipe, audit))
+    facts_of = facts(run, recipe, unprotected)
+    more = {
+        "description": description,
+        "sights": tuple(
+            report.Sight(observer=who, sees=what) for who, what in sights(config, recipe).items()
         ),
-        game="add-or-remove" if audit is None else audit.game,
-        risks=() if audit is None else tuple(map(_risk, audit.risks)),
-        others=tuple(_other(each) for each in others if isinstance(each, found.OtherFinding)),
-        not_made=tuple(_skipped(each) for each in others if isinstance(each, found.Skipped)),
-        poisoned=() if audit is None else tuple(map(_poisoned, audit.poisoned)),
-        unprotected=tuple(_unprotected(run, recipe, audit)),
-        substitutions=(*run.notes, *substitutions),
-    )
+        "claims": tuple(claimed(claim, facts_of(claim)) for claim in run.claims),
+        "communication": _communication(run),
+        "ledger": ledgers,
+        "spent": _spent(run),
+        "risks": () if audit is None else tuple(map(_risk, audit.risks)),
+        "others": tuple(_other(each) for each in others if isinstance(each, found.OtherFinding)),
+        "not_made": tuple(skipped(each) for each in others if isinstance(each, found.Skipped)),
+        "poisoned": () if audit is None else tuple(map(_poisoned, audit.poisoned)),
+        "unprotected": unprotected,
+        "substitutions": (*run.notes, *substitutions),
+        "student_sha256": student_hash(run),
+    }
+    return report.Variant.model_validate({**dict(judged(run, audit)), **more})
 
 
 def recipe_of(run: Run) -> Recipe:
     """The recipe, from the manifest alone: a report reads no private record."""
     return Recipe.of(run.config, tuple(run.manifest["input shape"]), len(run.manifest["classes"]))
-
-
-def guarantee_of(run: Run) -> Guarantee | None:
-    """What is proven about records to everyone to whom anything is proven, or None."""
-    proven = [claim.guarantee for claim in run.claims if claim.subject == "records"]
-    found = (guarantee for guarantee in proven if guarantee is not None)
-    return max(found, key=lambda guarantee: guarantee.epsilon, default=None)
-
-
-def _not_audited(run: Run, observer: str) -> found.Skipped:
-    return found.Skipped(
-        subject="the recipe",
-        observer=observer,
-        attack="all",
-        reason=f"not audited; run `securefd audit {run.path}`",
-    )
-
-
-def _claim(claim: Claim) -> report.Claim:
-    proven = claim.guarantee
-    return report.Claim(
-        observer=claim.observer,
-        subject=claim.subject,
-        kind=claim.kind,
-        unit=None if proven is None else proven.unit,
-        relation=None if proven is None else proven.relation,
-        epsilon=None if proven is None else proven.epsilon,
-        delta=None if proven is None else proven.delta,
-        assumption=claim.assumption or "",
-        reason=claim.reason,
-    )
-
-
-def _utility(run: Run) -> report.Utility:
-    metrics = run.metrics
-    records = metrics["test.records"]
-
-    def accuracy(name: str) -> report.Estimate:
-        value = metrics[name]
-        if value is None:
-            missing = {"student.accuracy": f"method {run.config.method.name} has no student"}
-            return report.Estimate(reason=missing.get(name, "not measured in this run"))
-        return report.accuracy(value, records)
-
-    return report.Utility(
-        test_records=records,
-        student=accuracy("student.accuracy"),
-        clients_together=accuracy("clients.accuracy"),
-        clients_alone=accuracy("local.accuracy"),
-    )
 
 
 def _communication(run: Run) -> report.Communication:
@@ -125,12 +74,43 @@ def _communication(run: Run) -> report.Communication:
         clients=n_clients(run.config),
         rounds=len(run.rounds),
         weights=weights,
+        up_by_round=tuple(up),
+        down_by_round=tuple(down),
         note="of the client that sent, or received, most",
     )
 
 
 def _ledgers(run: Run) -> Iterator[report.Charge]:
     """What each client spent, kind by kind and together."""
+    for holder, ledger, promised in _opened(run):
+        yield from _charges(holder, ledger, promised)
+
+
+def _spent(run: Run) -> report.Spent | None:
+    """Access by access, what the client spent who spent most; the first of them where several did."""
+    totals = {
+        holder: ledger.price([each.charge for each in ledger.charged])
+        for holder, ledger, _ in _opened(run)
+        if ledger.charged
+    }
+    for holder, ledger, promised in _opened(run):
+        if holder != max(totals, key=lambda name: totals[name], default=None):
+            continue
+        count = len(ledger.charged)
+        ends = sorted({round(end) for end in np.linspace(1, count, min(count, MOST_ACCESSES))})
+        charges = [each.charge for each in ledger.charged]
+        return report.Spent(
+            holder=holder,
+            accesses=tuple(ledger.charged[end - 1].what for end in ends),
+            epsilon=tuple(ledger.price(charges[:end]) for end in ends),
+            delta=promised.delta,
+            limit=promised.epsilon,
+        )
+    return None
+
+
+def _opened(run: Run) -> Iterator[tuple[str, Ledger, Guarantee]]:
+    """Each client's name, its ledger, open until the next is asked for, and what is promised."""
     promised = guarantee_of(run)
     if run.config.privacy is None or promised is None:
         return
@@ -141,7 +121,7 @@ def _ledgers(run: Run) -> Iterator[report.Charge]:
                 f"ledger {path} is missing; restore it, since what was spent is unknown without it"
             )
         with Ledger.open(path, promised) as ledger:
-            yield from _charges(f"client {k}", ledger, promised)
+            yield f"client {k}", ledger, promised
 
 
 def _charges(holder: str, ledger: Ledger, promised: Guarantee) -> Iterator[report.Charge]:
@@ -160,46 +140,6 @@ def _charges(holder: str, ledger: Ledger, promised: Guarantee) -> Iterator[repor
             epsilon=ledger.price(costs),
             delta=promised.delta,
         )
-
-
-def _finding(each: found.Finding) -> report.Finding:
-    return report.Finding(
-        subject=each.subject,
-        observer=each.observer,
-        attack=each.attack,
-        n_in=each.n_in,
-        n_out=each.n_out,
-        auc=report.estimate(each.auc, *each.auc_interval),
-        rates=tuple(
-            report.RateAt(
-                fpr=fpr,
-                tpr=report.estimate(
-                    rate.value,
-                    *(rate.interval or (None, None)),
-                    otherwise=f"not measurable with {each.n_out} non-members",
-                ),
-            )
-            for fpr, rate in each.tpr.items()
-        ),
-        trials_in=each.trials_in,
-        trials_out=each.trials_out,
-        bound_method=each.bound_method,
-        epsilon_credible=each.epsilon_credible,
-        epsilon_bound=each.epsilon_bound,
-        epsilon_power=each.epsilon_power,
-        confidence=each.confidence,
-        threshold_rule=each.threshold_rule,
-        claim_epsilon=each.claim_epsilon,
-        delta=each.delta,
-        judgement=each.judgement,
-        reason=each.reason,
-    )
-
-
-def _skipped(each: found.Skipped) -> report.Skipped:
-    return report.Skipped(
-        subject=each.subject, observer=each.observer, attack=each.attack, reason=each.reason
-    )
 
 
 def _other(each: found.OtherFinding) -> report.OtherFinding:
@@ -247,7 +187,7 @@ def _unprotected(run: Run, recipe: Recipe, audit: Audit | None) -> Iterator[str]
     yield "how many records each client has, whether it takes part, and how long it takes"
     if codec_of(recipe, config.sealing) is not None:
         yield "how many of a client's answers changed from one round to the next, which message lengths show"
-    yield "accuracies on the test set"
+    yield "accuracies and calibration on the test set, by class and group"
     if proven:
         yield "the choice of hyper-parameters, which is taken to be made without the private data"
     if audit is not None:

@@ -34,11 +34,15 @@ _HOMES = {
     "audit": "securefd.evaluation.recipe",
     "audit_scores": "securefd.evaluation.any_model",
     "load_config": "securefd.config",
+    "load_policy": "securefd.evaluation.policy",
     "load_run": "securefd.result",
+    "load_sweep": "securefd.evaluation.sweep_config",
     "parse_config": "securefd.config",
     "plan": "securefd.planning",
     "report": "securefd.evaluation.summary",
     "run": "securefd.runner",
+    "sweep": "securefd.evaluation.sweep",
+    "verify": "securefd.evaluation.verifying",
 } | dict.fromkeys(_ERRORS, "securefd.errors")
 
 __all__ = tuple(_HOMES)

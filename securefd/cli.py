@@ -58,6 +58,8 @@ class Schema(StrEnum):
     """What `securefd schema` can print."""
 
     CONFIG = "config"
+    POLICY = "policy"
+    REPORT = "report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,19 +157,22 @@ def init(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a commented federation.toml with every key and its default."""
+    """Write a commented federation.toml with every key and its default, and a policy.toml."""
+    from securefd.evaluation.policy_template import POLICY_TEMPLATE
     from securefd.template import TEMPLATE
 
-    path = folder / "federation.toml"
+    path, policy = folder / "federation.toml", folder / "policy.toml"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
-    except FileExistsError:
-        raise ConfigError(
-            f"{path} exists already and is kept; give another folder, or move it away"
-        ) from None
-    _result({"path": path}, [f"wrote {path}", f"next: securefd plan {path}"], as_json)
+    if taken := [each for each in (path, policy) if each.exists()]:
+        raise ConfigError(f"{taken[0]} exists already and is kept; give another folder, or move it away")
+    for file, text in ((path, TEMPLATE), (policy, POLICY_TEMPLATE)):
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    _result(
+        {"path": path, "policy": policy},
+        [f"wrote {path}", f"wrote {policy}", f"next: securefd plan {path}"],
+        as_json,
+    )
 
 
 @app.command()
@@ -204,7 +209,8 @@ def run(
     settings = securefd.load_config(config)
     done = securefd.run(settings, out=out, progress=_progress(quiet))
     result = {**done.metrics, "claims": done.claims, "notes": done.notes, "path": done.path}
-    _result(result, _table(result), as_json)
+    shown = {key: value for key, value in result.items() if key != "student.utility"}  # --json has it
+    _result(result, _table(shown), as_json)
 
 
 @app.command()
@@ -254,12 +260,46 @@ def audit(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.TOML", help="A base federation and a grid.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of cells and results.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time; else the base's performance.workers.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Of joblib, by name, such as loky or ray.")] = "loky",
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="POLICY.TOML", help="Also name the cheapest setting that meets it."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid of federations side by side, or go on with one that was interrupted, and compare them."""
+    from securefd.evaluation.policy import load_policy
+    from securefd.evaluation.sweep_lines import begun, told
+
+    plan = securefd.load_sweep(file)
+    rules = None if policy is None else load_policy(policy)
+    if not quiet:
+        print(begun(plan, out), file=sys.stderr)
+    done = securefd.sweep(plan, out, _progress(quiet), workers=workers, backend=backend, policy=rules)
+    _result(done.to_dict(), told(done, plan, rules), as_json)
+
+
+@app.command()
 def report(
     run: RunFolder,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="STEM", help="Files are STEM.json, STEM.html, ...")
     ],
     formats: Annotated[str, typer.Option(help="Which files to write, with commas between.")] = "json,html",
+    policy: Annotated[
+        Path | None, typer.Option(metavar="POLICY.TOML", help="Judge by its rules, not by claims alone.")
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="NAME.key", help="Sign STEM.json and the other files with this private key."),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -268,8 +308,9 @@ def report(
         raise ReportError(
             f"--out must end in a name for the files, got {str(out)!r}; give one such as report"
         )
-    made = securefd.report(securefd.load_run(run))
-    paths = made.write(out, formats=[name.strip() for name in formats.split(",")])
+    judged = {} if policy is None else {"policy": securefd.load_policy(policy)}
+    made = securefd.report(securefd.load_run(run), **judged)
+    paths = made.write(out, formats=[name.strip() for name in formats.split(",")], key=key)
     _result(
         {"verdict": made.verdict, "paths": paths},
         [f"verdict: {made.verdict}", *(f"wrote {path}" for path in paths)],
@@ -278,15 +319,63 @@ def report(
 
 
 @app.command()
-def schema(
-    what: Annotated[Schema, typer.Argument(metavar="config", help="Of which kind of file.")],
+def check(
+    run: RunFolder,
+    policy: Annotated[Path, typer.Option(metavar="POLICY.TOML", help="The rules that it must meet.")],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the JSON Schema of a configuration."""
-    from securefd.config import Config
+    """Hold a run and its audit against a policy: exit 0 pass, 1 fail, 3 inconclusive."""
+    from securefd.evaluation.checking import EXIT_CODES, lines
+    from securefd.evaluation.checking import check as checked
 
-    _result(Config.model_json_schema(), [], as_json=True)
+    rules = securefd.load_policy(policy)
+    found = checked(securefd.load_run(run), rules)
+    _result({"run": run, "policy_file": policy, **found.model_dump()}, lines(found), as_json)
+    raise typer.Exit(EXIT_CODES[found.verdict])
+
+
+@app.command()
+def verify(
+    report: Annotated[Path, typer.Argument(metavar="STEM.json", help="The report, its files beside it.")],
+    key: Annotated[
+        Path | None, typer.Option(metavar="NAME.pub", help="The signer's public key, which you trust.")
+    ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Also hold it against a run; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a signed report: exit 0 valid, 1 altered, 3 no trusted key given."""
+    from securefd.evaluation.verifying import lines
+
+    found = securefd.verify(report, key=key, runs=run or ())
+    told = {name: getattr(found, name) for name in ("outcome", "keyid", "altered", "missing", "checked")}
+    verdict = None if found.report is None else found.report.verdict
+    _result({**told, "verdict": verdict, "path": report}, lines(found), as_json)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def schema(
+    what: Annotated[Schema, typer.Argument(metavar="config|policy|report", help="Of which kind of file.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the JSON Schema of a kind of file."""
+    if what is Schema.POLICY:
+        from securefd.evaluation.policy import Policy
+
+        _result(Policy.model_json_schema(), [], as_json=True)
+    elif what is Schema.REPORT:
+        from securefd.evaluation.report_json import schema as report_schema
+
+        _result(report_schema(), [], as_json=True)
+    else:
+        from securefd.config import Config
+
+        _result(Config.model_json_schema(), [], as_json=True)
 
 
 @identity.command("new")

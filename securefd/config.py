@@ -86,6 +86,12 @@ class DataConfig(Table):
     partition: Partition = Field(default=IidPartition(), description="how records are shared out to clients")
     label: str = Field(default="", description="column of labels, for csv and parquet")
     owner: str = Field(default="", description="column of owners, for csv and parquet with partition owner")
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of groups, for csv and parquet: no input, only what the student's accuracy is "
+        "told by; the owners, if known, unless given",
+    )
     bounds: dict[str, Annotated[tuple[float, float], Field(strict=False)]] = Field(
         default_factory=dict,
         description="[low, high] of numeric columns, for scaling; else from public data",
@@ -344,40 +350,55 @@ TABLES: Mapping[tuple[str, ...], type[Table]] = {
 
 def load_config(path: str | Path) -> Config:
     """Read a TOML file. Raises ConfigError, one sentence, for whatever can't be run."""
+    return parse_config(read_text(path), str(path))
+
+
+def parse_config(text: str, source: str = "configuration") -> Config:
+    """Read TOML text; ``source`` is what errors call it. Raises ConfigError."""
+    tables = read_tables(text, source)
+    try:
+        return validated(tables)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def validated(tables: Mapping[str, Any]) -> Config:
+    """The configuration that plain tables hold. Raises ConfigError."""
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(explain(error, TABLES)) from None
+
+
+def read_text(path: str | Path, absent: str = "`securefd init DIR` writes a federation.toml") -> str:
+    """What a TOML file holds; ``absent``: the remedy where there is none. Raises ConfigError."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path} doesn't exist; `securefd init DIR` writes a federation.toml") from None
+        raise ConfigError(f"{path} doesn't exist; {absent}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} can't be read ({reason}); give a TOML file") from None
     if len(content) > LARGEST_FILE:
         raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes; give a TOML file") from None
     try:
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path} isn't UTF-8 text in line {line}; save it as UTF-8") from None
-    return parse_config(text, str(path))
 
 
-def parse_config(text: str, source: str = "configuration") -> Config:
-    """Read TOML text; ``source`` is what errors call it. Raises ConfigError."""
+def read_tables(text: str, source: str) -> dict[str, Any]:
+    """The tables of TOML text; ``source`` is what errors call it. Raises ConfigError."""
     try:
-        tables = tomllib.loads(text)
+        return tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{source} isn't a configuration: it is nested too deeply; flatten it") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} isn't valid TOML: {error}; correct it there") from None
     except ValueError:  # Python reads no number of more than 4,300 digits
         raise ConfigError(f"{source} isn't a configuration: it has a number of thousands of digits") from None
-    try:
-        return Config.model_validate(tables)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(error, TABLES)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
 
 
 def resolved(config: Config) -> dict[str, Any]:

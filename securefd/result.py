@@ -1,4 +1,7 @@
-"""A finished run, opened from its folder: figures, claims, student, and what each observer saw."""
+"""A finished run, opened from its folder: figures, claims, student, and what each observer saw.
+
+Figures and claims are in small files. Models and data load large libraries, so they wait to be asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from pydantic import TypeAdapter, ValidationError
 
-from securefd import sight
-from securefd.canaries import Canaries, canaries_of, check_commitment, split_of
-from securefd.checkpoint import unpack_state
 from securefd.config import Config, load_config
-from securefd.data.splits import Split
-from securefd.defenses.claims import Claim, Guarantee
-from securefd.errors import ModelError, RunError
-from securefd.fleet import State, predict
+from securefd.defenses.claims import Claim
+from securefd.errors import ModelError, PrivacyError, RunError
 from securefd.folder import read_arrays, read_json, read_lines
-from securefd.manifest import check_data
-from securefd.methods import method_named
-from securefd.models import ModelSpec
-from securefd.nfdp import trained_on
-from securefd.sight import Grouped, Travelled
-from securefd.transcript import Received, read_transcript, transcript_path
 from securefd.views import Observer, View
+
+if TYPE_CHECKING:
+    from securefd.canaries import Canaries
+    from securefd.data.splits import Split
+    from securefd.fleet import State
+    from securefd.models import ModelSpec
+    from securefd.sight import Travelled
+    from securefd.transcript import Received
+
+
+SHARES = ("student.accuracy", "clients.accuracy", "local.accuracy")
+"""Metrics that every run has, in [0, 1], or null where there is nothing to measure."""
+_CLAIMS = TypeAdapter(tuple[Claim, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,11 @@ class Student:
 
     def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities ``(n, n_classes)`` of inputs ``(n, ...)``."""
+        import torch
+        from scipy.special import softmax
+
+        from securefd.fleet import predict
+
         if x.shape[1:] != self.spec.shape:
             raise ModelError(f"the student takes inputs of shape (n, {self.spec.shape}), got {x.shape}")
         # Arrays that several processes share are read-only, which torch warns of.
@@ -63,18 +72,25 @@ class Run:
     @cached_property
     def split(self) -> Split:
         """The data again, as configured. Raises RunMismatch where they have changed since the run."""
+        from securefd.canaries import split_of
+        from securefd.manifest import check_data
+
         split = split_of(self.config)
         check_data(self.path, self.manifest, split)
         return split
 
     def canaries(self, client: int) -> Canaries:
         """One client's canaries and coins, as they were committed to. Raises RunMismatch if they aren't."""
+        from securefd.canaries import canaries_of, check_commitment
+
         made = canaries_of(self.path, self.config, self.split, client)
         check_commitment(self.path, self.manifest, made, client)
         return made
 
     def trained_on(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Those of each client's ``rows``, one a record of its own, that it learnt from; no canary is one."""
+        from securefd.nfdp import trained_on
+
         if self.config.audit.canaries is None:
             return trained_on(self.path, self.config, rows)
         # Canaries come after a client's own records, and a sample may have drawn some.
@@ -85,6 +101,9 @@ class Run:
     @cached_property
     def student(self) -> Student:
         """The distilled model. Raises RunError where the method has none."""
+        from securefd.checkpoint import unpack_state
+        from securefd.models import ModelSpec
+
         path = self.path / "models" / "student.safetensors"
         if not path.exists():
             raise RunError(
@@ -100,6 +119,9 @@ class Run:
 
     def view(self, observer: Observer) -> View:
         """What this observer saw, and nothing else; see `sight.view`."""
+        from securefd import sight
+        from securefd.methods import method_named
+
         method = method_named(self.config.method.name)
         return sight.view(
             observer,
@@ -111,9 +133,13 @@ class Run:
 
     def messages(self, number: int) -> tuple[Received, ...]:
         """What server, key holder and the curious peer received in round ``number`` (from 0), as it came."""
+        from securefd.transcript import read_transcript, transcript_path
+
         return tuple(read_transcript(transcript_path(self.path, number)))
 
     def _travelled(self, number: int) -> Travelled:
+        from securefd.sight import Grouped, Travelled
+
         arrays = read_arrays(view_path(self.path, number))
         return Travelled(
             queries=arrays["queries"],
@@ -130,7 +156,7 @@ def view_path(folder: Path, number: int) -> Path:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a finished run. Raises RunError for anything that isn't one."""
+    """Open a finished run. Raises RunError for anything that isn't one, or isn't as a run writes it."""
     folder = Path(path)
     if not (folder / "config.toml").is_file():
         raise RunError(
@@ -140,18 +166,52 @@ def load_run(path: str | Path) -> Run:
         raise RunError(
             f"run {folder} isn't finished; resume it with `securefd run` and the same configuration"
         )
-    result = read_json(folder / "result.json")
+    path = folder / "result.json"
+    result = _table(path, ("metrics", "claims", "notes"))
     return Run(
         path=folder,
         config=load_config(folder / "config.toml"),
-        manifest=read_json(folder / "manifest.json"),
-        metrics=result["metrics"],
+        manifest=_table(
+            folder / "manifest.json", ("configuration", "versions", "public set", "classes", "input shape")
+        ),
+        metrics=_metrics(path, result["metrics"]),
         rounds=tuple(read_lines(folder / "metrics.jsonl")),
-        claims=tuple(_claim(claim) for claim in result["claims"]),
+        claims=_claims(path, result["claims"]),
         notes=tuple(result["notes"]),
     )
 
 
-def _claim(written: Mapping[str, Any]) -> Claim:
-    guarantee = written["guarantee"]
-    return Claim(**{**written, "guarantee": None if guarantee is None else Guarantee(**guarantee)})
+def _table(path: Path, names: Sequence[str]) -> Mapping[str, Any]:
+    table = read_json(path)
+    for name in names:
+        if not isinstance(table, dict) or name not in table:
+            raise _edited(path, name, "is missing")
+    return dict(table)
+
+
+def _metrics(path: Path, written: Any) -> Mapping[str, Any]:
+    for name in ("test.records", *SHARES):
+        if not isinstance(written, dict) or name not in written:
+            raise _edited(path, f"metrics.{name}", "is missing")
+        value = written[name]
+        if name in SHARES and not (value is None or (isinstance(value, int | float) and 0 <= value <= 1)):
+            raise _edited(path, f"metrics.{name}", f"must be a share from 0 to 1, got {value!r}")
+    records = written["test.records"]
+    if not (isinstance(records, int) and records > 0):
+        raise _edited(path, "metrics.test.records", f"must be a count, got {records!r}")
+    return dict(written)
+
+
+def _claims(path: Path, written: Any) -> tuple[Claim, ...]:
+    try:
+        return _CLAIMS.validate_python(written)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, ("claims", *first["loc"])))
+        raise _edited(path, field, f"isn't what a run writes ({first['msg']})") from None
+    except PrivacyError as error:  # of a guarantee, whose own rules pydantic passes on
+        raise _edited(path, "claims", f"hold a guarantee that can't be: {error}") from None
+
+
+def _edited(path: Path, field: str, why: str) -> RunError:
+    return RunError(f"{path}: {field} {why}; the file was edited or damaged: restore it, or run again")

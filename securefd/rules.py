@@ -152,6 +152,13 @@ def _check_data(data: DataConfig) -> None:
             data.label,
             "give its name",
         )
+    if data.group is not None and data.source not in TABLE_FILES:
+        raise refusal(
+            "data.group",
+            f"doesn't fit data.source = {data.source!r}, which has no columns",
+            data.group,
+            f"remove it, or choose data.source = {' or '.join(TABLE_FILES)}",
+        )
     _check_owner(data)
     _check_parts(data)
     for column, (low, high) in data.bounds.items():

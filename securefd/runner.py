@@ -58,6 +58,7 @@ from securefd.releasing_client import ReleasingClient
 from securefd.result import Run, load_run, view_path
 from securefd.rules import n_clients, one_group
 from securefd.transcript import PEER, Transcript, transcript_path
+from securefd.utility import utility_of
 from securefd.voting import VoteServer, release_path
 
 
@@ -422,6 +423,7 @@ class _Runner:
                 self.folder / "models" / "student.safetensors",
                 checkpoint.pack_state("student", federation.students.states[0]),
             )
+        decided = None if federation.students is None else federation.students.logits(self.split.test.x)[0]
         accuracies = self._accuracies(federation)
         # A private client is trained once, so alone it is what it was before its first answer.
         local: list[float] | None = self.lines[0].get("alone.accuracy")
@@ -433,9 +435,8 @@ class _Runner:
             "clients.accuracies": accuracies,
             "local.accuracy": None if local is None else float(np.mean(local)),
             "local.accuracies": local,
-            "student.accuracy": None
-            if federation.students is None
-            else self._accuracy(federation.students.logits(self.split.test.x)[0]),
+            "student.accuracy": None if decided is None else self._accuracy(decided),
+            "student.utility": None if decided is None else self._utility(decided),
             "test.records": len(self.split.test),
             "bytes": {"up": up, "down": down},
             "rounds": self.config.method.rounds,
@@ -478,6 +479,9 @@ class _Runner:
 
     def _accuracies(self, federation: Federations) -> list[float]:
         return [self._accuracy(logits) for logits in federation.clients.logits(self.split.test.x)]
+
+    def _utility(self, logits: NDArray[np.float32]) -> dict[str, Any]:
+        return utility_of(logits, self.split.test, self.config.data.group or "owner", self.config.seed)
 
     def _accuracy(self, logits: NDArray[np.float32]) -> float:
         return float((logits.argmax(-1) == self.split.test.y).mean())

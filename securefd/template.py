@@ -18,6 +18,7 @@ partition = { kind = "dirichlet", alpha = 0.5 }
 #                              # iid (default) | dirichlet, alpha | shards, classes | quantity, alpha | owner
 # label = ""                   # csv, parquet: the column of labels
 # owner = ""                   # csv, parquet, with partition kind owner: the column of owners
+#                              # and group = "sex": a column that is no input, to tell accuracy by its groups
 # bounds = {}                  # csv, parquet: { age = [0, 120] } to scale by; else by public data
 
 [[clients]]                    # one table for each kind of client

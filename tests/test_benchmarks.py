@@ -34,12 +34,24 @@ def bench(monkeypatch, tmp_path):
         scale,
         scoring,
         sealing,
+        sweep,
     )
 
     asked = []
     monkeypatch.setattr(audits, "DEMO", tmp_path / "demo.json")
     monkeypatch.setattr(audits, "measure_demo", lambda: asked.append(("demo",)))
-    for part in (fleet, communication, sealing, homomorphic, noise, calibration, scoring, pairs, scale):
+    for part in (
+        fleet,
+        communication,
+        sealing,
+        homomorphic,
+        noise,
+        calibration,
+        scoring,
+        pairs,
+        scale,
+        sweep,
+    ):
         name = part.__name__.removeprefix("benchmarks.")
         monkeypatch.setattr(part, "PLACE", tmp_path / f"{name}.json")
         monkeypatch.setattr(part, "measure", lambda *given, name=name: asked.append((name, *given)))
@@ -101,7 +113,7 @@ def test_all_parts_are_measured_in_turn(bench):
     assert bench.main(["--mnist", "data"]) == 0
     folder = Path("data")
     without = ["fleet", "communication", "sealing", "homomorphic", "noise", "calibration", "scoring"]
-    without += ["pairs", "demo"]
+    without += ["pairs", "sweep", "demo"]
     on_mnist = [(part, folder) for part in ("scale", "audits", "client", "record")]
     on_mnist.append(("mnist", folder, None))
     assert bench.asked == [*((part,) for part in without), *on_mnist]
@@ -203,7 +215,7 @@ def test_the_benchmarks_own_architectures_learn_from_images():
 def test_an_empty_report_says_so_everywhere():
     text = written()
     assert lines(text, "`balanced`") == ["| `balanced` | not run | not run | 0 |"] * 2
-    assert text.count("\nnot run\n") == 13
+    assert text.count("\nnot run\n") == 14
     assert "met" not in text.replace("method", "")
     assert "missed" not in text.replace("misses", "")
 
@@ -750,3 +762,28 @@ def test_record_cells_of_other_settings_are_named_and_not_counted():
     text = record_text([old, record_cell("head", 1.0, 1, 0.97, **beside)])
     assert "not counted: `head-2-1`." in text
     assert "not run" in lines(text, "record level: student of `head`, ε = 2 ")[0]
+
+
+class TestSweep:
+    def test_what_is_lost_or_written_again_is_counted(self):
+        from benchmarks.sweep import FIGURES, compared
+
+        def row(name, accuracy=0.5):
+            return {"cell": name, **dict.fromkeys(FIGURES, accuracy)}
+
+        ended = {"cells": [row("a"), row("b")], "counts": {"done": 2}, "finished before": 1}
+        sound, again = {"a": (1, 1, b"x")}, {"a": (1, 2, b"x")}
+        found = compared([sound], sound | {"b": (2, 3, b"y")}, ended, {"cells": [row("a")]})
+        assert [found[key] for key in ("lost", "done twice", "folders too many", "other figures")] == [0] * 4
+        found = compared([sound], again | {"c": (3, 3, b"z")}, ended, {"cells": [row("a", 0.6)]})
+        assert [found[key] for key in ("lost", "done twice", "folders too many", "other figures")] == [1] * 4
+
+    @pytest.mark.slow
+    def test_killed_once_nothing_is_lost_or_done_twice(self, tmp_path):
+        from benchmarks import sweep
+
+        sweep.measure(tmp_path / "killed.json", killed_at=(3,), grids=sweep.PLAIN)
+        found = json.loads((tmp_path / "killed.json").read_text())
+        assert (found["cells"], found["done"], found["kills"]) == (12, 12, 1)
+        assert found["not run again at the end"] >= 3
+        assert [found[key] for key in ("lost", "done twice", "folders too many", "other figures")] == [0] * 4

@@ -17,6 +17,7 @@ from securefd.cli import main
 from securefd.config import TABLES, Config, PrivacyConfig, load_config, parse_config
 from securefd.errors import DataError, RunLocked
 from securefd.evaluation.findings import Audit, Control, Finding, Skipped
+from securefd.evaluation.policy import Policy
 from securefd.progress import Progress
 from securefd.template import TEMPLATE
 
@@ -109,7 +110,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert {"demo", "init", "plan", "run", "audit", "report", "schema"} <= set(
+    assert {"demo", "init", "plan", "run", "audit", "report", "check", "schema"} <= set(
         re.findall(r"\w+", done.stdout)
     )
 
@@ -123,11 +124,18 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
         ["run", "federation.toml"],
         ["--nothing"],
         ["plan", "a.toml", "b.toml"],
-        ["schema", "policy"],
+        ["schema", "nothing"],
+        ["check", "run"],
     ],
 )
 def test_usage_errors(cli, arguments) -> None:
     assert "--help" in cli(*arguments).refused()
+
+
+def test_schema_of_a_policy(cli) -> None:
+    done = cli("schema", "policy")
+    assert done.code == 0
+    assert set(json.loads(done.out)["properties"]) == set(Policy.model_fields)
 
 
 def test_schema_is_a_json_schema(cli) -> None:
@@ -153,12 +161,22 @@ def test_init_writes_a_configuration_that_loads(cli, tmp_path) -> None:
     path = Path(json.loads(done.out)["path"])
     assert path == tmp_path / "new" / "folder" / "federation.toml"
     assert load_config(path).method.name == "balanced"
+    assert Path(json.loads(done.out)["policy"]) == path.with_name("policy.toml")
+    assert securefd.load_policy(path.with_name("policy.toml")).name == "clinic"
 
 
 def test_init_never_overwrites(cli, federation) -> None:
     before = federation.read_text()
     assert "exists already" in cli("init", federation.parent).refused()
     assert federation.read_text() == before
+    assert not federation.with_name("policy.toml").exists()
+
+
+def test_init_keeps_a_policy_and_writes_nothing_beside_it(cli, tmp_path) -> None:
+    (tmp_path / "policy.toml").write_text("mine")
+    assert "policy.toml exists already" in cli("init", tmp_path).refused()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.toml"]
+    assert (tmp_path / "policy.toml").read_text() == "mine"
 
 
 def test_template_names_every_key() -> None:
@@ -266,7 +284,8 @@ def test_report_writes_the_formats_that_were_asked_for(cli, face) -> None:
         verdict: str = "inconclusive"
         asked: list[str] = field(default_factory=list)
 
-        def write(self, stem: Path, formats: list[str]) -> tuple[Path, ...]:
+        def write(self, stem: Path, formats: list[str], key: Path | None) -> tuple[Path, ...]:
+            assert key is None
             written.extend(formats)
             return tuple(stem.with_suffix(f".{name}") for name in formats)
 

@@ -121,11 +121,13 @@ class Function:
             ) from error
         if isinstance(returned, Dataset):
             owners = np.array(returned.owner_names, dtype=object)
+            groups = np.array(returned.group_names, dtype=object)
             return Records(
                 features=array_features(returned.x, self.name),
                 labels=returned.y,
                 class_names=returned.class_names,
                 owner=None if returned.owner is None else owners[returned.owner],
+                group=None if returned.group is None else groups[returned.group],
             )
         x, y = returned
         return Records(

@@ -17,6 +17,7 @@ class Dataset:
     ``x``: float32, images ``(n, channels, height, width)`` in [0, 1] or tables ``(n, features)``.
     ``y``: int64 ``(n,)``, indices into ``class_names``; not every class need occur.
     ``owner``: int64 ``(n,)``, indices into ``owner_names``, or None where owners aren't known.
+    ``group``: the same of groups whose accuracies are told apart.
 
     Records stay out of ``repr``. Raises DataError for arrays that don't fit together.
     """
@@ -26,6 +27,8 @@ class Dataset:
     class_names: tuple[str, ...]
     owner: NDArray[np.int64] | None = field(default=None, repr=False)
     owner_names: tuple[str, ...] = ()
+    group: NDArray[np.int64] | None = field(default=None, repr=False)
+    group_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.x.dtype != np.float32 or self.x.ndim < 2:
@@ -36,6 +39,8 @@ class Dataset:
         _check_index("y", self.y, len(self.x), len(self.class_names))
         if self.owner is not None:
             _check_index("owner", self.owner, len(self.x), len(self.owner_names))
+        if self.group is not None:
+            _check_index("group", self.group, len(self.x), len(self.group_names))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -53,6 +58,8 @@ class Dataset:
             class_names=self.class_names,
             owner=None if self.owner is None else self.owner[indices],
             owner_names=self.owner_names,
+            group=None if self.group is None else self.group[indices],
+            group_names=self.group_names,
         )
 
 

@@ -103,13 +103,15 @@ Features = Tensor | Table
 class Records:
     """Features with raw labels ``(n,)``: int64, or strings as objects.
 
-    ``class_names``: given where labels are already indices into them. ``owner``: ``(n,)`` like labels.
+    ``class_names``: given where labels are already indices into them. ``owner``, ``group``: ``(n,)`` like
+    labels.
     """
 
     features: Features
     labels: NDArray[Any] = field(repr=False)
     class_names: tuple[str, ...] | None = None
     owner: NDArray[Any] | None = field(default=None, repr=False)
+    group: NDArray[Any] | None = field(default=None, repr=False)
 
 
 class Reader(Protocol):

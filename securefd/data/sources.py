@@ -28,7 +28,13 @@ def open_source(config: DataConfig) -> Reader:
         case "npz":
             return Npz(path=config.path)
         case "csv" | "parquet":
-            return TableFile(kind=config.source, path=config.path, label=config.label, owner=config.owner)
+            return TableFile(
+                kind=config.source,
+                path=config.path,
+                label=config.label,
+                owner=config.owner,
+                group=config.group or "",
+            )
         case "images":
             return ImageFolder(path=config.path)
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", config.source):

@@ -73,6 +73,7 @@ def load_split(config: DataConfig, n_clients: int, seed: int) -> Split:
 
     labels, class_names = _classes(records, test)
     owner, owner_names = _owners(records)
+    groups, group_names = _groups(records, test)
     parts = partition(
         config.partition,
         labels[0][rows],
@@ -92,6 +93,8 @@ def load_split(config: DataConfig, n_clients: int, seed: int) -> Split:
             class_names=class_names,
             owner=None if owner is None else owner[indices],
             owner_names=owner_names,
+            group=None if groups is None else groups[0][indices],
+            group_names=group_names,
         )
 
     return Split(
@@ -99,7 +102,13 @@ def load_split(config: DataConfig, n_clients: int, seed: int) -> Split:
         public=encoder(public),
         test=dataset(test_rows)
         if test is None
-        else Dataset(x=encoder(test.features), y=labels[1], class_names=class_names),
+        else Dataset(
+            x=encoder(test.features),
+            y=labels[1],
+            class_names=class_names,
+            group=None if groups is None or test.group is None else groups[1],
+            group_names=() if test.group is None else group_names,
+        ),
         encoder=encoder,
     )
 
@@ -158,7 +167,7 @@ def _given_test(reader: Reader, config: DataConfig, records: Records, seed: int)
             chosen = np.sort(generator(seed, "test").permutation(len(own.labels))[: config.test])
             test = Records(features=own.features.take(chosen), labels=own.labels[chosen])
     features = test.features.like(records.features, f"data.test = {config.test!r}")
-    return Records(features=features, labels=test.labels)
+    return Records(features=features, labels=test.labels, group=test.group)
 
 
 def _share_out(
@@ -237,6 +246,14 @@ def _owners(records: Records) -> tuple[NDArray[np.int64] | None, tuple[str, ...]
         return None, ()
     (owner,), names = encode_labels([records.owner])
     return owner, names
+
+
+def _groups(records: Records, test: Records | None) -> tuple[list[NDArray[np.int64]] | None, tuple[str, ...]]:
+    """Group indices of the source (and of a given test set that has them), and the names of all groups."""
+    if records.group is None:
+        return None, ()
+    given = [records.group, *([] if test is None or test.group is None else [test.group])]
+    return encode_labels(given)
 
 
 def _classes(records: Records, test: Records | None) -> tuple[list[NDArray[np.int64]], tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""CSV and Parquet files: number columns, text columns, a label column and perhaps an owner column.
+"""CSV and Parquet files: number columns, text columns, a label column and perhaps columns of owner and group.
 
 The schema (names and types of columns) is public, as is the set of labels. Nothing else is taken
 from private rows.
@@ -20,12 +20,13 @@ from securefd.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile:
-    """A file with a header; ``label`` and ``owner`` name columns that are no features ("": no owner)."""
+    """A file with a header; ``label``, ``owner``, ``group`` name columns that are no features ("": none)."""
 
     kind: Literal["csv", "parquet"]
     path: str
     label: str
     owner: str
+    group: str = ""
 
     def records(self) -> Records:
         """The whole file."""
@@ -35,6 +36,7 @@ class TableFile:
             features=self._features(table, self.path),
             labels=self._classes(table, "label", self.label, self.path),
             owner=owner,
+            group=self._classes(table, "group", self.group, self.path) if self.group else None,
         )
 
     def own_test(self) -> Records | None:
@@ -42,14 +44,16 @@ class TableFile:
         return None
 
     def test(self, path: str) -> Records:
-        """Another file with the same features and label; an owner may be absent, and is ignored."""
+        """Another file with the same features, label and group; an owner may be absent, and is ignored."""
         table = _read(self.kind, path, "data.test")
         return Records(
-            features=self._features(table, path), labels=self._classes(table, "label", self.label, path)
+            features=self._features(table, path),
+            labels=self._classes(table, "label", self.label, path),
+            group=self._classes(table, "group", self.group, path) if self.group else None,
         )
 
     def public(self, path: str) -> Features:
-        """Another file with the same features; label and owner may be absent, and are ignored."""
+        """Another file with the same features; label, owner and group may be absent, and are ignored."""
         return self._features(_read(self.kind, path, "data.public"), path)
 
     def _classes(self, table: Any, role: str, name: str, path: str) -> NDArray[Any]:
@@ -61,9 +65,9 @@ class TableFile:
         return check_labels(_values(table, name, path), table.num_rows, f"{role} column {name!r} of {path}")
 
     def _features(self, table: Any, path: str) -> Table:
-        names = [name for name in table.column_names if name not in (self.label, self.owner)]
+        names = [name for name in table.column_names if name not in (self.label, self.owner, self.group)]
         if not names:
-            raise DataError(f"{path} has no feature column beside label and owner: add at least one")
+            raise DataError(f"{path} has no feature column beside label, owner and group: add at least one")
         columns = {name: _values(table, name, path) for name in names}
         numeric = tuple(name for name in names if columns[name].dtype != object)
         text = tuple(name for name in names if columns[name].dtype == object)

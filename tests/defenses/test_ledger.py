@@ -185,6 +185,30 @@ def test_altered_lines_are_named(path):
                 Ledger.open(path, BUDGET)
 
 
+def test_a_byte_that_is_no_text_is_named_like_any_other(path):
+    lines = filled(path)
+    path.write_bytes(b"".join(lines).replace(b'"hash":"', b'"hash":"\xe5', 2))
+    with pytest.raises(LedgerError, match="line 1 of ledger"):
+        Ledger.open(path, BUDGET)
+
+
+def test_who_may_not_spend_reads_the_same_chain_and_changes_nothing(path):
+    whole = b"".join(filled(path))
+    hashes = ledger.read_chain(whole, "x")
+    with Ledger.open(path, BUDGET) as book:
+        assert (len(hashes), hashes[-1]) == (1 + len(book.charged), book.head)
+    rng = random.Random(3)
+    for place in rng.sample(range(len(whole)), 200):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << rng.randrange(8)
+        with pytest.raises(LedgerError, match="ledger x"):
+            ledger.read_chain(bytes(changed), "x")
+    for cut in (whole[:-1], whole[1:], b"", b"\n", whole + b"\n"):
+        with pytest.raises(LedgerError, match="ledger x"):
+            ledger.read_chain(cut, "x")
+    assert path.read_bytes() == whole
+
+
 def test_lost_moved_repeated_and_foreign_lines_are_named(path, tmp_path):
     a, b, c, d, e = filled(path)
     foreign = filled(tmp_path / "other.jsonl")

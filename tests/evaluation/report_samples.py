@@ -11,6 +11,7 @@ from securefd.evaluation.report import (
     Finding,
     OtherFinding,
     Package,
+    Part,
     Poisoned,
     Provenance,
     RateAt,
@@ -93,7 +94,15 @@ def variant(name: str, **changes: object) -> Variant:
         "privacy": "dpsgd",
         "sights": tuple(Sight(observer=o, sees=f"{name}: what {o} sees") for o in OBSERVERS),
         "claims": tuple(map(proven, OBSERVERS)),
-        "utility": Utility(test_records=300, student=accuracy(0.9, 300), clients_alone=accuracy(0.7, 300)),
+        "utility": Utility(
+            test_records=300,
+            student=accuracy(0.9, 300),
+            clients_alone=accuracy(0.7, 300),
+            calibration_error=Estimate(value=0.04, low=0.02, high=0.07),
+            classes=(Part(name="seven", records=30, accuracy=accuracy(0.8, 30)),),
+            groups=(Part(name="ward 3", records=10, accuracy=accuracy(0.6, 10)),),
+            grouped_by="ward",
+        ),
         "communication": Communication(up=20_133, down=999, clients=5, rounds=5, weights=424_488),
         "ledger": (
             Charge(
@@ -168,3 +177,15 @@ def report(**changes: object) -> Report:
         "volatile": Volatile(created="2025-01-31T10:22:33Z", timings=(Timing(stage="audit", seconds=1.5),)),
     }
     return Report.model_validate(fields | changes)
+
+
+def many(attacks: int = 20) -> Report:
+    """One variant, with ``attacks`` attacks and two bounds by each of four observers."""
+    observers = (*OBSERVERS, "label-only")
+    names = [f"attack {i} on answers" for i in range(attacks)]
+    bounds = ("one record", "one run")
+    findings = [
+        *(measured(observer=o, attack=name) for o in observers for name in names),
+        *(finding(observer=o, attack=names[-1], bound_method=method) for o in observers for method in bounds),
+    ]
+    return report(variants=(variant("many", findings=tuple(findings)),))

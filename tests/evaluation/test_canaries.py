@@ -298,10 +298,14 @@ def test_nothing_that_is_shared_says_which_was_in(memorised: Run) -> None:
     controls = canary_controls(memorised)
     text = to_json(Audit(outcomes=outcomes, controls=controls, error_level=0.05, federations=0))
     assert from_json(text).outcomes == outcomes
-    fields = {
-        key for each in json.loads(text)["outcomes"] for key, value in each.items() if type(value) is list
-    }
-    assert fields <= {"auc_interval"}, "no list as long as the canaries"
+    lists = [
+        (key, value)
+        for each in json.loads(text)["outcomes"]
+        for key, value in each.items()
+        if type(value) is list
+    ]
+    assert {key for key, _ in lists} <= {"auc_interval", "roc"}, "no list as long as the canaries"
+    assert all(value == [] for key, value in lists if key == "roc"), "not even a curve"
     shown = f"{outcomes!r} {controls!r} {Asked.of(memorised, None)!r} {memorised.canaries(0)!r}"
     assert "array" not in shown
     for k in range(3):

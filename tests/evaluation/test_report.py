@@ -218,9 +218,9 @@ class TestWrite:
         assert paths[1].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
         assert sorted(p.name for p in paths[0].parent.iterdir()) == ["v1.2.html", "v1.2.json"]
 
-    @pytest.mark.parametrize("names", [["pdf"], []])
+    @pytest.mark.parametrize("names", [["docx"], []])
     def test_an_unknown_format_is_refused(self, tmp_path: Path, names: list[str]) -> None:
-        with pytest.raises(ReportError, match="formats must be among html, json, got"):
+        with pytest.raises(ReportError, match=r"formats must be among .*html, json.*, got (none|'docx')"):
             report().write(tmp_path / "r", names)
         assert not any(tmp_path.iterdir())
 
