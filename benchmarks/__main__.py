@@ -22,6 +22,7 @@ from benchmarks import (
     scale,
     scoring,
     sealing,
+    sweep,
 )
 from securefd.errors import SecurefdError
 
@@ -35,6 +36,7 @@ PARTS = (
     "calibration",
     "scoring",
     "pairs",
+    "sweep",
     "demo",
     *ON_MNIST,
 )
@@ -102,6 +104,8 @@ def _measure(part: str, method: str | None, folder: Path) -> None:
         scoring.measure()
     elif part == "pairs":
         pairs.measure()
+    elif part == "sweep":
+        sweep.measure()
     elif part == "demo":
         audits.measure_demo()
     elif part == "audits":

@@ -26,6 +26,7 @@ from benchmarks import (
     scoring,
     sealing,
     sealing_report,
+    sweep,
 )
 from benchmarks.store import kept
 from benchmarks.tables import NOT_RUN, Found, Row, at_least, at_most, table, targets, verdict, where
@@ -38,10 +39,10 @@ Cells = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
 HEAD = """# Results
 
 Written by `make bench`, never by hand. `make bench ONLY=name` measures one part again: `fleet`,
-`communication`, `sealing`, `homomorphic`, `noise`, `calibration`, `scoring`, `pairs`, `demo`, `audits`,
-`scale`, `client`, `record`, `mnist`, or one method on MNIST, as in `ONLY=mnist:balanced`; `audits`, `scale`,
-`client`, `record` and `mnist` also need `MNIST=folder`, with MNIST's IDX files. What was measured is kept in
-`benchmarks/results/`. A figure that misses its target is printed as it is.
+`communication`, `sealing`, `homomorphic`, `noise`, `calibration`, `scoring`, `pairs`, `sweep`, `demo`,
+`audits`, `scale`, `client`, `record`, `mnist`, or one method on MNIST, as in `ONLY=mnist:balanced`; `audits`,
+`scale`, `client`, `record` and `mnist` also need `MNIST=folder`, with MNIST's IDX files. What was measured is
+kept in `benchmarks/results/`. A figure that misses its target is printed as it is.
 """
 
 
@@ -64,6 +65,7 @@ def write(place: Path = PLACE) -> None:
             kept(pairs.PLACE),
             kept(audits.DEMO),
             audits.results(),
+            kept(sweep.PLACE),
         )
     )
     os.replace(partial, place)
@@ -84,6 +86,7 @@ def text(
     of_pairs: Mapping[str, Any] | None = None,
     of_demo: Mapping[str, Any] | None = None,
     of_audits: Mapping[str, Mapping[str, Any]] | None = None,
+    of_sweep: Mapping[str, Any] | None = None,
 ) -> str:
     """The file, from what is there."""
     cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
@@ -104,6 +107,7 @@ def text(
             + audits_report.targets(of_demo)
             + client_report.targets(of_client)
             + record_report.targets(of_record)
+            + sweep.targets(of_sweep)
         ),
         _mnist(cells, of_mnist),
         _communication(of_communication, cells),
@@ -117,6 +121,7 @@ def text(
         audits_report.section(of_audits or {}),
         client_report.section(of_client),
         record_report.section(of_record),
+        sweep.section(of_sweep),
         _fleet(of_fleet),
         _scale(of_scale),
     )
